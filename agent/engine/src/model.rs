@@ -1,0 +1,103 @@
+//! A model that is ready to run: decoder, tokenizer and chat template from one path.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Content;
+
+use crate::EngineError;
+use crate::chat_template::ChatTemplate;
+use crate::decoder::Decoder;
+use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
+use crate::{gguf_metadata, hf_config};
+
+/// A loaded model, shared between engines.
+pub struct Model {
+    /// Runs tokens.
+    pub decoder: Decoder,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Absent in base models, which serve completions only.
+    pub chat_template: Option<ChatTemplate>,
+    /// Bytes of weights as stored.
+    pub weights_bytes: u64,
+}
+
+impl Model {
+    /// Loads a GGUF file, or a folder with `config.json`, `tokenizer.json` and safetensors.
+    ///
+    /// # Errors
+    /// What is missing or malformed, by file.
+    pub fn load(path: &Path) -> Result<Self, EngineError> {
+        let kind =
+            std::fs::metadata(path).map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
+        if kind.is_dir() { Self::load_folder(path) } else { Self::load_gguf(path) }
+    }
+
+    fn load_gguf(path: &Path) -> Result<Self, EngineError> {
+        let read = |source| EngineError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(read)?;
+        let weights_bytes = file.metadata().map_err(read)?.len();
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        let content = Content::read(&mut reader).map_err(|error| {
+            EngineError::malformed(path, format!("is not a GGUF file this engine can read: {error}"))
+        })?;
+        let description = gguf_metadata::description(path, &content)?;
+        let tokenizer = Tokenizer::from_gguf(path, &content)?;
+        let chat_template = gguf_metadata::string(&content, "tokenizer.chat_template")
+            .map(|source| ChatTemplate::new(source.to_owned(), tokenizer.bos_text(), tokenizer.end_text()))
+            .transpose()?;
+        let mut weights = Weights::Gguf { path: path.to_owned(), content: Box::new(content), reader };
+        let decoder = Decoder::load(description, &mut weights)?;
+        Ok(Self { decoder, tokenizer, chat_template, weights_bytes })
+    }
+
+    fn load_folder(folder: &Path) -> Result<Self, EngineError> {
+        let config_path = folder.join("config.json");
+        let text = read_text(&config_path)?;
+        let description =
+            hf_config::parse(&text).map_err(|reason| EngineError::malformed(&config_path, reason))?;
+        let config: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| EngineError::malformed(&config_path, error))?;
+        let tokenizer = Tokenizer::from_folder(folder, &config)?;
+        let chat_template = chat_template_source(folder)?
+            .map(|source| ChatTemplate::new(source, tokenizer.bos_text(), tokenizer.end_text()))
+            .transpose()?;
+        let mut weights = Weights::safetensors(folder)?;
+        let weights_bytes = safetensors_bytes(folder);
+        let decoder = Decoder::load(description, &mut weights)?;
+        Ok(Self { decoder, tokenizer, chat_template, weights_bytes })
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, EngineError> {
+    std::fs::read_to_string(path).map_err(|source| EngineError::Read { path: path.to_owned(), source })
+}
+
+/// `chat_template.jinja`, or the field of `tokenizer_config.json`.
+fn chat_template_source(folder: &Path) -> Result<Option<String>, EngineError> {
+    let file = folder.join("chat_template.jinja");
+    if file.exists() {
+        return read_text(&file).map(Some);
+    }
+    let path = folder.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let config: serde_json::Value =
+        serde_json::from_str(&read_text(&path)?).map_err(|error| EngineError::malformed(&path, error))?;
+    Ok(config.get("chat_template").and_then(serde_json::Value::as_str).map(str::to_owned))
+}
+
+fn safetensors_bytes(folder: &Path) -> u64 {
+    std::fs::read_dir(folder).map_or(0, |entries| {
+        entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "safetensors"))
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    })
+}

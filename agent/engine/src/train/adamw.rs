@@ -1,0 +1,111 @@
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var};
+
+/// Settings of [`AdamW`], by the names of Loshchilov and Hutter 2019.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWOptions {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay; matrices only.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm.
+    pub max_gradient_norm: f64,
+}
+
+impl Default for AdamWOptions {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.98, epsilon: 1e-9, weight_decay: 0.01, max_gradient_norm: 1.0 }
+    }
+}
+
+/// Adam with decoupled weight decay.
+pub struct AdamW {
+    options: AdamWOptions,
+    variables: Vec<Moments>,
+    step: i32,
+}
+
+struct Moments {
+    variable: Var,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+impl AdamW {
+    /// Over the variables given, f32.
+    pub fn new(variables: Vec<Var>, options: AdamWOptions) -> Self {
+        let variables = variables
+            .into_iter()
+            .map(|variable| {
+                let size = variable.elem_count();
+                Moments { variable, first: vec![0.0; size], second: vec![0.0; size] }
+            })
+            .collect();
+        Self { options, variables, step: 0 }
+    }
+
+    /// Takes one step against the sum of the gradients and returns their global norm before clipping.
+    ///
+    /// # Errors
+    /// When a gradient has another shape than its variable.
+    pub fn step(&mut self, gradients: &[GradStore], learning_rate: f64) -> Result<f64> {
+        self.step += 1;
+        let summed: Vec<Vec<f32>> =
+            self.variables.iter().map(|moments| sum(&moments.variable, gradients)).collect::<Result<_>>()?;
+        let norm = summed.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
+        let scale = (self.options.max_gradient_norm / norm.max(f64::MIN_POSITIVE)).min(1.0) as f32;
+        let AdamWOptions { beta1, beta2, epsilon, weight_decay, .. } = self.options;
+        let rate = learning_rate / (1.0 - beta1.powi(self.step));
+        let correction = (1.0 / (1.0 - beta2.powi(self.step))).sqrt() as f32;
+        let (beta1, beta2, epsilon) = (beta1 as f32, beta2 as f32, epsilon as f32);
+        for (moments, gradient) in self.variables.iter_mut().zip(summed) {
+            let mut values = moments.variable.flatten_all()?.to_vec1::<f32>()?;
+            let decays = moments.variable.rank() > 1;
+            let keep = if decays { 1.0 - (learning_rate * weight_decay) as f32 } else { 1.0 };
+            for (index, gradient) in gradient.into_iter().enumerate() {
+                let gradient = gradient * scale;
+                let first = beta1 * moments.first[index] + (1.0 - beta1) * gradient;
+                let second = beta2 * moments.second[index] + (1.0 - beta2) * gradient * gradient;
+                moments.first[index] = first;
+                moments.second[index] = second;
+                values[index] =
+                    values[index] * keep - rate as f32 * first / (second.sqrt() * correction + epsilon);
+            }
+            let shape = moments.variable.shape().clone();
+            moments.variable.set(&Tensor::from_vec(values, shape, moments.variable.device())?)?;
+        }
+        Ok(norm)
+    }
+}
+
+fn sum(variable: &Var, gradients: &[GradStore]) -> Result<Vec<f32>> {
+    let mut total = vec![0.0; variable.elem_count()];
+    for gradient in gradients.iter().filter_map(|store| store.get(variable)) {
+        let part = gradient.flatten_all()?.to_vec1::<f32>()?;
+        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::{AdamW, AdamWOptions};
+
+    /// One step from the definition: with bias correction the first step moves by the rate against the sign.
+    #[test]
+    fn the_first_step_moves_by_the_learning_rate() {
+        let variable = Var::new(&[1.0f32, -2.0], &Device::Cpu).unwrap();
+        let loss = (variable.as_tensor() * 3.0).unwrap().sum_all().unwrap();
+        let mut optimizer = AdamW::new(vec![variable.clone()], AdamWOptions::default());
+        let norm = optimizer.step(&[loss.backward().unwrap()], 0.1).unwrap();
+        assert!((norm - 18f64.sqrt()).abs() < 1e-5);
+        let moved = variable.to_vec1::<f32>().unwrap();
+        assert!((moved[0] - 0.9).abs() < 1e-4 && (moved[1] + 2.1).abs() < 1e-4, "{moved:?}");
+    }
+}

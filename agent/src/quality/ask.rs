@@ -1,0 +1,68 @@
+use llmdeck_engine::EngineError;
+use llmdeck_engine::chat_template::Message;
+use llmdeck_engine::engine::Engine;
+use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
+use llmdeck_engine::sampling::SamplingOptions;
+use llmdeck_engine::scheduler::Priority;
+use tokio::sync::mpsc;
+
+/// Why the agent's own question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The model cannot be asked this.
+    #[error("prompt {prompt:?}: {source}")]
+    Prompt {
+        /// Its beginning.
+        prompt: String,
+        /// What the engine said.
+        source: EngineError,
+    },
+    /// The engine failed while it answered.
+    #[error("prompt {prompt:?}: {reason}")]
+    Answer {
+        /// Its beginning.
+        prompt: String,
+        /// In words.
+        reason: String,
+    },
+}
+
+/// Asks as a user would, greedily and behind every user. It counts in nobody's latency.
+///
+/// # Errors
+/// When the prompt does not fit the model, or the engine fails.
+pub async fn ask(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
+    let beginning = || prompt.chars().take(40).collect::<String>();
+    let refused = |source| AskError::Prompt { prompt: beginning(), source };
+    let failed = |reason| AskError::Answer { prompt: beginning(), reason };
+    let model = engine.model();
+    let text = match &model.chat_template {
+        Some(template) => template
+            .render(&[Message { role: "user".into(), content: prompt.to_owned() }])
+            .map_err(refused)?,
+        None => prompt.to_owned(),
+    };
+    let request = GenerationRequest {
+        prompt: model.tokenizer.encode(&text).map_err(refused)?,
+        max_tokens,
+        sampling: SamplingOptions::greedy(),
+        stops: Vec::new(),
+        priority: Priority::Background,
+    };
+    let (sender, mut events) = mpsc::channel(max_tokens.min(engine.max_sequence_tokens()) + 3);
+    let sink = Box::new(move |event| match sender.try_send(event) {
+        Ok(()) => Listener::Present,
+        Err(_) => Listener::Gone,
+    });
+    engine.submit(request, sink).map_err(refused)?;
+    let mut answer = String::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            GenerationEvent::Started => {}
+            GenerationEvent::Token(token) => answer.push_str(&token.text),
+            GenerationEvent::Finished { text, .. } => return Ok(answer + &text),
+            GenerationEvent::Failed(reason) => return Err(failed(reason)),
+        }
+    }
+    Err(failed(EngineError::Stopped.to_string()))
+}

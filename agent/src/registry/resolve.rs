@@ -1,0 +1,148 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use super::builtin::{Artifact, ArtifactKind, BuiltinArtifacts};
+use super::digest;
+use crate::store::{Store, StoreError};
+
+/// Why a name does not lead to an artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Neither a tag nor a digest nor a file.
+    #[error("{kind} {reference:?} is not a tag ({known}), a digest, or a path on this node")]
+    Unknown {
+        /// What was looked for.
+        kind: &'static str,
+        /// As asked for.
+        reference: String,
+        /// Tags that exist.
+        known: String,
+    },
+    /// A file that cannot be read.
+    #[error("{path}: {source}; check that the path exists and that the agent may read it")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A suite that is malformed.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A model found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedModel {
+    /// As asked for.
+    pub reference: String,
+    /// sha256, in hex.
+    pub digest: String,
+    /// Where its bytes are.
+    pub path: PathBuf,
+}
+
+/// Finds artifacts by tag, digest or path.
+pub struct Registry {
+    artifacts: Vec<Artifact>,
+    store: Arc<Store>,
+}
+
+impl Registry {
+    /// Over what is built in.
+    pub fn new(builtin: BuiltinArtifacts, store: Arc<Store>) -> Self {
+        Self { artifacts: builtin.all, store }
+    }
+
+    /// Everything with a tag.
+    pub fn artifacts(&self) -> &[Artifact] {
+        &self.artifacts
+    }
+
+    /// Finds a model: a tag, a digest (at least 12 letters of it), or a path.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file cannot be read.
+    pub fn model(&self, reference: &str) -> Result<ResolvedModel, RegistryError> {
+        if let Some(artifact) = self.find(ArtifactKind::Model, reference) {
+            return Ok(ResolvedModel {
+                reference: reference.to_owned(),
+                digest: artifact.digest.clone(),
+                path: artifact.path.clone(),
+            });
+        }
+        let path = self.existing(ArtifactKind::Model, reference)?;
+        let digest = self.digest_of(&path)?;
+        Ok(ResolvedModel { reference: reference.to_owned(), digest, path })
+    }
+
+    /// Finds a suite and reads its text.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file cannot be read.
+    pub fn suite(&self, reference: &str) -> Result<(PathBuf, String), RegistryError> {
+        let path = match self.find(ArtifactKind::Suite, reference) {
+            Some(artifact) => artifact.path.clone(),
+            None => self.existing(ArtifactKind::Suite, reference)?,
+        };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| RegistryError::Read { path: path.clone(), source })?;
+        Ok((path, text))
+    }
+
+    fn find(&self, kind: ArtifactKind, reference: &str) -> Option<&Artifact> {
+        const SHORTEST_DIGEST: usize = 12;
+        self.artifacts.iter().filter(|artifact| artifact.kind == kind).find(|artifact| {
+            artifact.tag == reference
+                || (reference.len() >= SHORTEST_DIGEST && artifact.digest.starts_with(reference))
+        })
+    }
+
+    fn existing(&self, kind: ArtifactKind, reference: &str) -> Result<PathBuf, RegistryError> {
+        match std::fs::canonicalize(reference) {
+            Ok(path) => Ok(path),
+            Err(_) if !reference.contains('/') && !reference.contains('.') => {
+                let tags = self.artifacts.iter().filter(|artifact| artifact.kind == kind);
+                let known: Vec<&str> = tags.map(|artifact| artifact.tag.as_str()).collect();
+                Err(RegistryError::Unknown {
+                    kind: kind.as_str(),
+                    reference: reference.to_owned(),
+                    known: known.join(", "),
+                })
+            }
+            Err(source) => Err(RegistryError::Read { path: PathBuf::from(reference), source }),
+        }
+    }
+
+    /// sha256 of a model's bytes, in hex; computed once for each state of a file, anew each time for a folder.
+    ///
+    /// # Errors
+    /// When something cannot be read, or the store refuses.
+    pub fn digest_of(&self, path: &Path) -> Result<String, RegistryError> {
+        let read = |source| RegistryError::Read { path: path.to_owned(), source };
+        let metadata = std::fs::metadata(path).map_err(read)?;
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified_ns = modified.and_then(|time| i64::try_from(time.as_nanos()).ok()).unwrap_or(0);
+        let size_bytes = i64::try_from(metadata.len()).unwrap_or(i64::MAX);
+        let name = path.to_string_lossy();
+        if metadata.is_file()
+            && let Some(known) = self.store.file_digest(&name, size_bytes, modified_ns)?
+        {
+            return Ok(known);
+        }
+        let digest = digest::of_path(path).map_err(read)?;
+        if metadata.is_file() {
+            self.store.keep_file_digest(&name, size_bytes, modified_ns, &digest)?;
+        }
+        Ok(digest)
+    }
+}

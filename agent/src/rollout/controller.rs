@@ -1,0 +1,452 @@
+//! What operators ask for: checked, claimed and recorded before it begins; refused with the reason otherwise.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmdeck_engine::engine::EngineOptions;
+use llmdeck_proto::v1::alert::Severity;
+use llmdeck_proto::v1::revision::State as RevisionState;
+use llmdeck_proto::v1::{
+    AbortRolloutRequest, ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout,
+};
+use rand::Rng;
+
+use super::active::{Active, Claim};
+use super::machine::{Move, Step};
+use super::plan::{PlanFacts, change_plan};
+use super::refusal::Refused;
+use super::run::Run;
+use crate::quality::Suite;
+use crate::registry::{Registry, ResolvedModel};
+use crate::security::audit::{Audit, Entry};
+use crate::security::identity::Operator;
+use crate::serving::{Deployment, Deployments, LiveRevision};
+use crate::store::{RevisionRow, Store};
+use crate::telemetry::events::Events;
+use crate::time::unix_ms;
+
+const LONGEST_TEXT: usize = 1_000;
+/// Room beside the weights for caches and buffers, as a share of them, and at least.
+const MEMORY_HEADROOM: f64 = 0.25;
+const LEAST_MEMORY_HEADROOM_BYTES: u64 = 64 << 20;
+
+/// How rollouts of one deployment go.
+#[derive(Clone)]
+pub struct RolloutSettings {
+    /// What scores a candidate.
+    pub suite: Option<Arc<Suite>>,
+    /// Least golden score that is not refused.
+    pub golden_floor: Option<f64>,
+    /// For the engines of its revisions.
+    pub engine: EngineOptions,
+    /// How long the old revision's requests are waited for before the rollout counts as done; they go on after it.
+    pub drain: Duration,
+}
+
+/// Changes what serves.
+pub struct Controller {
+    pub(super) deployments: Arc<Deployments>,
+    pub(super) settings: HashMap<String, RolloutSettings>,
+    pub(super) store: Arc<Store>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) events: Arc<Events>,
+    pub(super) active: Arc<Active>,
+}
+
+impl Controller {
+    /// Over these deployments, each of which has settings.
+    pub fn new(
+        deployments: Arc<Deployments>,
+        settings: HashMap<String, RolloutSettings>,
+        store: Arc<Store>,
+        registry: Arc<Registry>,
+        audit: Arc<Audit>,
+        events: Arc<Events>,
+    ) -> Self {
+        Self { deployments, settings, store, registry, audit, events, active: Arc::default() }
+    }
+
+    /// Rollouts as frames show them.
+    pub fn rollouts(&self) -> Vec<Rollout> {
+        self.active.shown()
+    }
+
+    /// The settings of a deployment.
+    pub fn settings(&self, deployment: &str) -> Option<&RolloutSettings> {
+        self.settings.get(deployment)
+    }
+
+    /// Moves a deployment to a new revision. Answers as soon as the rollout has begun.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed then.
+    pub async fn deploy(
+        self: &Arc<Self>,
+        operator: Operator,
+        request: DeployRequest,
+    ) -> Result<ChangeResponse, Refused> {
+        let context = checked(request.context.unwrap_or_default())?;
+        if let Some(answer) = self.answered(&context)? {
+            return Ok(answer);
+        }
+        let (deployment, settings) = self.find(&request.deployment)?;
+        let registry = Arc::clone(&self.registry);
+        let reference = request.model.clone();
+        if reference.is_empty() || reference.len() > LONGEST_TEXT {
+            return Err(Refused::Invalid {
+                field: "model",
+                problem: "must name a tag, a digest or a path".into(),
+            });
+        }
+        let model = blocking(move || registry.model(&reference)).await??;
+        self.check_expected(&deployment, &context)?;
+        let number = self.store.next_revision_number(deployment.name())?;
+        let weights_bytes = size_of(&model.path);
+        let stable = deployment.stable();
+        let plan = change_plan(&PlanFacts {
+            deployment: deployment.name(),
+            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
+            to: (number, &model.reference),
+            kind: Move::Deploy,
+            standby_ready: false,
+            in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
+            weights_bytes,
+            golden_prompts: settings.suite.as_ref().map(|suite| suite.prompts.len()),
+            golden_floor: settings.golden_floor,
+            force: request.force,
+        });
+        if context.dry_run {
+            return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
+        }
+        let claim = self.claim(&deployment, &operator, "deploy", &context, number).await?;
+        self.make_room(&deployment, &model, weights_bytes)?;
+        let target = self.new_revision(&deployment, &model)?;
+        let run = self.begin(deployment, settings, operator, &context, Move::Deploy, target, None)?;
+        let run = Run { force: request.force, ..run };
+        let answer = self.answer(&context, plan, &run.rollout)?;
+        tokio::spawn(run.run_until_swapped(claim));
+        Ok(answer)
+    }
+
+    /// Moves a deployment back. A revision that is loaded serves when this returns.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed then.
+    pub async fn rollback(
+        self: &Arc<Self>,
+        operator: Operator,
+        request: RollbackRequest,
+    ) -> Result<ChangeResponse, Refused> {
+        let context = checked(request.context.unwrap_or_default())?;
+        if let Some(answer) = self.answered(&context)? {
+            return Ok(answer);
+        }
+        let (deployment, settings) = self.find(&request.deployment)?;
+        self.check_expected(&deployment, &context)?;
+        let target = self.rollback_target(&deployment, request.to_revision)?;
+        let candidate = deployment.loaded(target.number);
+        let stable = deployment.stable();
+        let weights_bytes = size_of(Path::new(&target.path));
+        let plan = change_plan(&PlanFacts {
+            deployment: deployment.name(),
+            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
+            to: (target.number, &target.model),
+            kind: Move::Rollback,
+            standby_ready: candidate.is_some(),
+            in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
+            weights_bytes,
+            golden_prompts: None,
+            golden_floor: None,
+            force: false,
+        });
+        if context.dry_run {
+            return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
+        }
+        let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
+        let ready = candidate.is_some();
+        let run = self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate)?;
+        let answer = self.answer(&context, plan, &run.rollout)?;
+        let task = tokio::spawn(run.run_until_swapped(claim));
+        if ready {
+            // The swap itself takes a durable write; the answer says that it has happened.
+            let _ = task.await;
+        }
+        Ok(answer)
+    }
+
+    /// Ends a rollout that has not swapped yet.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn abort(
+        self: &Arc<Self>,
+        operator: Operator,
+        request: AbortRolloutRequest,
+    ) -> Result<ChangeResponse, Refused> {
+        let context = checked(request.context.unwrap_or_default())?;
+        let (deployment, _) = self.find(&request.deployment)?;
+        let name = deployment.name();
+        let nothing = || Refused::NothingToAbort { deployment: name.to_owned() };
+        let from = deployment.stable().map_or(0, |live| live.number());
+        self.record(&operator, "abort", name, &context.reason, "accepted").await?;
+        let to = self.active.abort(name, &operator.name).ok_or_else(nothing)?;
+        let plan = ChangePlan {
+            deployment: name.to_owned(),
+            from_revision: from,
+            to_revision: from,
+            effects: vec![format!("{name}@{to} is dropped; {name}@{from} goes on serving")],
+            ..ChangePlan::default()
+        };
+        Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() })
+    }
+
+    fn find(&self, name: &str) -> Result<(Arc<Deployment>, RolloutSettings), Refused> {
+        let found = self.deployments.get(name).zip(self.settings.get(name));
+        found.map(|(deployment, settings)| (Arc::clone(deployment), settings.clone())).ok_or_else(|| {
+            Refused::UnknownDeployment { name: name.to_owned(), known: self.deployments.names().join(", ") }
+        })
+    }
+
+    fn answered(&self, context: &ActionContext) -> Result<Option<ChangeResponse>, Refused> {
+        if context.idempotency_key.is_empty() || context.dry_run {
+            return Ok(None);
+        }
+        Ok(self.store.answer_for(&context.idempotency_key)?)
+    }
+
+    fn answer(
+        &self,
+        context: &ActionContext,
+        plan: ChangePlan,
+        rollout: &Rollout,
+    ) -> Result<ChangeResponse, Refused> {
+        let answer = ChangeResponse { plan: Some(plan), rollout_id: rollout.id.clone() };
+        if !context.idempotency_key.is_empty() {
+            self.store.keep_answer(&context.idempotency_key, &answer, unix_ms())?;
+        }
+        Ok(answer)
+    }
+
+    fn check_expected(&self, deployment: &Deployment, context: &ActionContext) -> Result<(), Refused> {
+        let now = deployment.stable().map_or(0, |live| live.number());
+        if context.expected_revision == 0 || context.expected_revision == now {
+            return Ok(());
+        }
+        let latest = self.store.rollout(deployment.name(), "")?;
+        let what = latest.map_or_else(
+            || "nobody has moved it".to_owned(),
+            |rollout| {
+                let seconds = (unix_ms() - rollout.started_unix_ms).max(0) / 1_000;
+                format!("{} moved it to {} {seconds} s ago", rollout.operator, rollout.to_revision)
+            },
+        );
+        Err(Refused::Moved {
+            deployment: deployment.name().to_owned(),
+            now,
+            believed: context.expected_revision,
+            what,
+        })
+    }
+
+    fn rollback_target(&self, deployment: &Deployment, asked: u32) -> Result<RevisionRow, Refused> {
+        let name = deployment.name();
+        let number = match asked {
+            0 => self.store.deployment(name)?.and_then(|row| row.previous_revision),
+            number => Some(number),
+        };
+        let number = number.ok_or_else(|| Refused::NothingEarlier { deployment: name.to_owned() })?;
+        if deployment.stable().is_some_and(|live| live.number() == number) {
+            return Err(Refused::AlreadyServing { revision: format!("{name}@{number}") });
+        }
+        self.store
+            .revision(name, number)?
+            .ok_or_else(|| Refused::UnknownRevision { deployment: name.to_owned(), number })
+    }
+
+    /// Takes the right to change, then writes down who uses it. Without the record there is no action.
+    async fn claim(
+        &self,
+        deployment: &Deployment,
+        operator: &Operator,
+        action: &str,
+        context: &ActionContext,
+        to: u32,
+    ) -> Result<Claim, Refused> {
+        let subject = format!("{}@{to}", deployment.name());
+        match self.active.claim(deployment.name(), &operator.name, &context.reason, to) {
+            Ok(claim) => {
+                self.record(operator, action, &subject, &context.reason, "accepted").await?;
+                Ok(claim)
+            }
+            Err(refused) => {
+                self.record(operator, action, &subject, &context.reason, &format!("refused: {refused}"))
+                    .await?;
+                Err(refused)
+            }
+        }
+    }
+
+    pub(super) async fn record(
+        &self,
+        operator: &Operator,
+        action: &str,
+        subject: &str,
+        reason: &str,
+        outcome: &str,
+    ) -> Result<(), Refused> {
+        let audit = Arc::clone(&self.audit);
+        let (operator, action) = (operator.clone(), action.to_owned());
+        let (subject, reason, outcome) = (subject.to_owned(), reason.to_owned(), outcome.to_owned());
+        let written = blocking(move || {
+            audit.append(&Entry {
+                operator: &operator,
+                action: &action,
+                subject: &subject,
+                reason: &reason,
+                outcome: &outcome,
+            })
+        });
+        Ok(written.await??)
+    }
+
+    /// Gives up standbys when memory is short.
+    fn make_room(
+        &self,
+        deployment: &Deployment,
+        model: &ResolvedModel,
+        weights_bytes: u64,
+    ) -> Result<(), Refused> {
+        let headroom = ((weights_bytes as f64 * MEMORY_HEADROOM) as u64).max(LEAST_MEMORY_HEADROOM_BYTES);
+        let needed = weights_bytes + headroom;
+        if available_bytes() >= needed {
+            return Ok(());
+        }
+        for live in deployment.all_loaded() {
+            if deployment.state_of(live.number()) == Some(RevisionState::Standby) {
+                self.retire(deployment, &live, "gave up its place as standby: memory is short");
+            }
+        }
+        let available = available_bytes();
+        if available >= needed {
+            return Ok(());
+        }
+        Err(Refused::Memory {
+            model: model.reference.clone(),
+            needed_mib: needed >> 20,
+            available_mib: available >> 20,
+        })
+    }
+
+    pub(super) fn retire(&self, deployment: &Deployment, live: &LiveRevision, why: &str) {
+        deployment.retire(live.number());
+        let subject = format!("{}@{}", deployment.name(), live.number());
+        self.events.push(Severity::Information, &subject, why, "");
+    }
+
+    pub(super) fn new_revision(
+        &self,
+        deployment: &Deployment,
+        model: &ResolvedModel,
+    ) -> Result<RevisionRow, Refused> {
+        let path = model.path.to_string_lossy().into_owned();
+        let created_unix_ms = unix_ms();
+        let name = deployment.name();
+        let number =
+            self.store.add_revision(name, &model.reference, &model.digest, &path, created_unix_ms)?;
+        Ok(RevisionRow {
+            number,
+            model: model.reference.clone(),
+            digest: model.digest.clone(),
+            path,
+            created_unix_ms,
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a rollout is made of; every one is used once")]
+    fn begin(
+        self: &Arc<Self>,
+        deployment: Arc<Deployment>,
+        settings: RolloutSettings,
+        operator: Operator,
+        context: &ActionContext,
+        kind: Move,
+        target: RevisionRow,
+        candidate: Option<Arc<LiveRevision>>,
+    ) -> Result<Run, Refused> {
+        let first = Step::first(candidate.is_some());
+        let old = deployment.stable();
+        let rollout = Rollout {
+            deployment: deployment.name().to_owned(),
+            id: format!("{:016x}", rand::rng().random::<u64>()),
+            from_revision: old.as_ref().map_or(0, |live| live.number()),
+            to_revision: target.number,
+            state: first.state.into(),
+            detail: first.detail,
+            progress: None,
+            operator: operator.name.clone(),
+            reason: context.reason.clone(),
+            started_unix_ms: unix_ms(),
+            ended_unix_ms: None,
+            failed_requests: 0,
+        };
+        self.store.put_rollout(&rollout)?;
+        self.active.show(&rollout);
+        let why = if context.reason.is_empty() { String::new() } else { format!(" ({:?})", context.reason) };
+        let verb = if kind == Move::Deploy { "deploys" } else { "rolls back to" };
+        let text = format!("{} {verb} revision {} of {}{why}", operator.name, target.number, target.model);
+        self.events.push(Severity::Information, deployment.name(), text, &operator.name);
+        Ok(Run {
+            controller: Arc::clone(self),
+            failed_before: deployment.failed(),
+            running_at_swap: 0,
+            deployment,
+            settings,
+            operator,
+            kind,
+            force: false,
+            target,
+            candidate,
+            old,
+            rollout,
+        })
+    }
+}
+
+fn checked(context: ActionContext) -> Result<ActionContext, Refused> {
+    let too_long =
+        |field| Refused::Invalid { field, problem: format!("is longer than {LONGEST_TEXT} bytes") };
+    if context.reason.len() > LONGEST_TEXT {
+        return Err(too_long("reason"));
+    }
+    if context.idempotency_key.len() > LONGEST_TEXT {
+        return Err(too_long("idempotency_key"));
+    }
+    Ok(context)
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Refused::Invalid {
+        field: "request",
+        problem: "met a bug of the agent; its log has the panic".into(),
+    })
+}
+
+/// A file's size, or that of a folder's files.
+pub(super) fn size_of(path: &Path) -> u64 {
+    match std::fs::read_dir(path) {
+        Ok(entries) => {
+            entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+        }
+        Err(_) => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+    }
+}
+
+fn available_bytes() -> u64 {
+    use procfs::Current;
+    procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,243 @@
+//! Which step follows which. Pure: the controller stores the step before it runs the effect that belongs to it.
+
+use llmdeck_proto::v1::rollout::State;
+
+/// What kind of move a rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// To a new revision: it is scored before it serves.
+    Deploy,
+    /// Back to one that has served before: nothing holds it up.
+    Rollback,
+}
+
+/// Where a rollout stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The wire's word for it.
+    pub state: State,
+    /// In words.
+    pub detail: String,
+}
+
+/// What the effect of a step came to, or what an operator asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Happening {
+    /// The candidate is in memory.
+    Loaded,
+    /// It has answered once.
+    Warmed,
+    /// It was scored; `None` without a suite.
+    Scored {
+        /// 0 to 1.
+        score: Option<f64>,
+        /// The deployment's least score.
+        floor: Option<f64>,
+        /// Swap even below the floor.
+        force: bool,
+    },
+    /// New requests go to the candidate.
+    Swapped,
+    /// The old revision has nothing left to do.
+    Drained {
+        /// Requests that finished on it.
+        finished: u32,
+        /// Requests that still ran when the patience was over; they go on.
+        still_running: u32,
+    },
+    /// The effect failed; in words.
+    Failed(String),
+    /// An operator ended it.
+    Aborted {
+        /// Who.
+        operator: String,
+    },
+}
+
+/// What the controller does in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Bring the candidate into memory.
+    Load,
+    /// Let it answer once.
+    Warm,
+    /// Run the golden suite on it.
+    Score,
+    /// Make the promise durable, then swap the route.
+    Swap,
+    /// Wait for the old revision's requests.
+    Drain,
+    /// Forget the candidate.
+    Discard,
+}
+
+impl Step {
+    /// The first step of a move. A candidate that is ready needs only the swap.
+    pub fn first(ready: bool) -> Self {
+        if ready { Self::new(State::Swapping, "") } else { Self::new(State::Loading, "loading the model") }
+    }
+
+    fn new(state: State, detail: impl Into<String>) -> Self {
+        Self { state, detail: detail.into() }
+    }
+
+    /// Whether nothing follows.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Done | State::Failed | State::Aborted)
+    }
+
+    /// What runs in this step.
+    pub fn effect(&self) -> Option<Effect> {
+        match self.state {
+            State::Loading => Some(Effect::Load),
+            State::Warming => Some(Effect::Warm),
+            State::Evaluating => Some(Effect::Score),
+            State::Swapping => Some(Effect::Swap),
+            State::Draining => Some(Effect::Drain),
+            State::Failed | State::Aborted => Some(Effect::Discard),
+            State::Done | State::Unspecified => None,
+        }
+    }
+}
+
+/// The step that follows. What does not belong to the present step changes nothing: an abort that came too late, for
+/// instance.
+pub fn step(now: &Step, kind: Move, happening: &Happening) -> Step {
+    let before_swap = matches!(now.state, State::Loading | State::Warming | State::Evaluating);
+    match (now.state, happening) {
+        (State::Loading, Happening::Loaded) => Step::new(State::Warming, "warming up"),
+        (State::Warming, Happening::Warmed) => match kind {
+            Move::Deploy => Step::new(State::Evaluating, "running the golden suite"),
+            Move::Rollback => Step::new(State::Swapping, ""),
+        },
+        (State::Evaluating, Happening::Scored { score, floor, force }) => scored(*score, *floor, *force),
+        (State::Swapping, Happening::Swapped) => {
+            Step::new(State::Draining, "new requests go to it; the old revision finishes its own")
+        }
+        (State::Draining, Happening::Drained { finished, still_running: 0 }) => Step::new(
+            State::Done,
+            format!("serves all new requests; {finished} finished on the old revision"),
+        ),
+        (State::Draining, Happening::Drained { finished, still_running }) => Step::new(
+            State::Done,
+            format!(
+                "serves all new requests; {finished} finished on the old revision, {still_running} still run there"
+            ),
+        ),
+        (_, Happening::Failed(reason)) if before_swap || now.state == State::Swapping => {
+            Step::new(State::Failed, reason.clone())
+        }
+        (_, Happening::Aborted { operator }) if before_swap => {
+            Step::new(State::Aborted, format!("ended by {operator}"))
+        }
+        _ => now.clone(),
+    }
+}
+
+fn scored(score: Option<f64>, floor: Option<f64>, force: bool) -> Step {
+    match (score, floor) {
+        (Some(score), Some(floor)) if score < floor && !force => Step::new(
+            State::Failed,
+            format!("golden score {score:.2} is below the floor of {floor:.2}; force it if that is wanted"),
+        ),
+        (Some(score), Some(floor)) if score < floor => Step::new(
+            State::Swapping,
+            format!("golden score {score:.2}, forced past the floor of {floor:.2}"),
+        ),
+        (Some(score), _) => Step::new(State::Swapping, format!("golden score {score:.2}")),
+        (None, _) => Step::new(State::Swapping, "no golden suite"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Effect, Happening, Move, State, Step, step};
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        let share = || prop::option::of(0.0..=1.0f64);
+        prop_oneof![
+            Just(Happening::Loaded),
+            Just(Happening::Warmed),
+            (share(), share(), any::<bool>()).prop_map(|(score, floor, force)| Happening::Scored {
+                score,
+                floor,
+                force
+            }),
+            Just(Happening::Swapped),
+            (0u32..9, 0u32..3)
+                .prop_map(|(finished, still_running)| Happening::Drained { finished, still_running }),
+            Just(Happening::Failed("disk".into())),
+            Just(Happening::Aborted { operator: "alice".into() }),
+        ]
+    }
+
+    fn rank(state: State) -> u32 {
+        match state {
+            State::Unspecified => 0,
+            State::Loading => 1,
+            State::Warming => 2,
+            State::Evaluating => 3,
+            State::Swapping => 4,
+            State::Draining => 5,
+            State::Done | State::Failed | State::Aborted => 6,
+        }
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: steps go forward only, an end is final, nobody swaps below the floor
+        /// unforced, and what has swapped never counts as failed or aborted.
+        #[test]
+        fn order_never_breaks_the_promise(
+            ready in any::<bool>(),
+            back in any::<bool>(),
+            happenings in prop::collection::vec(happening(), 0..24),
+        ) {
+            let kind = if back { Move::Rollback } else { Move::Deploy };
+            let mut now = Step::first(ready);
+            let mut swapped = false;
+            for happening in &happenings {
+                let next = step(&now, kind, happening);
+                prop_assert!(rank(next.state) >= rank(now.state));
+                if now.is_over() {
+                    prop_assert_eq!(&next, &now);
+                }
+                if let (State::Evaluating, State::Swapping, Happening::Scored { score: Some(score), floor: Some(floor), force }) =
+                    (now.state, next.state, happening)
+                {
+                    prop_assert!(*force || score >= floor);
+                }
+                swapped |= now.state == State::Swapping && next.state == State::Draining;
+                prop_assert!(!(swapped && matches!(next.state, State::Failed | State::Aborted)));
+                prop_assert_eq!(next.effect() == Some(Effect::Discard), matches!(next.state, State::Failed | State::Aborted));
+                now = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_deploy_walks_through_every_step_and_a_ready_rollback_only_swaps() {
+        let mut now = Step::first(false);
+        let mut seen = vec![now.state];
+        for happening in [
+            Happening::Loaded,
+            Happening::Warmed,
+            Happening::Scored { score: Some(0.5), floor: None, force: false },
+            Happening::Swapped,
+            Happening::Drained { finished: 3, still_running: 0 },
+        ] {
+            now = step(&now, Move::Deploy, &happening);
+            seen.push(now.state);
+        }
+        use State::{Done, Draining, Evaluating, Loading, Swapping, Warming};
+        assert_eq!(seen, [Loading, Warming, Evaluating, Swapping, Draining, Done]);
+        assert_eq!(Step::first(true).effect(), Some(Effect::Swap));
+    }
+
+    #[test]
+    fn an_abort_after_the_swap_comes_too_late() {
+        let now = Step::new(State::Draining, "");
+        assert_eq!(step(&now, Move::Deploy, &Happening::Aborted { operator: "bob".into() }), now);
+    }
+}

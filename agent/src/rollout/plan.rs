@@ -1,0 +1,77 @@
+use llmdeck_proto::v1::ChangePlan;
+
+use super::machine::Move;
+
+/// What a plan is made of.
+pub(super) struct PlanFacts<'a> {
+    pub(super) deployment: &'a str,
+    pub(super) from: Option<(u32, &'a str)>,
+    pub(super) to: (u32, &'a str),
+    pub(super) kind: Move,
+    pub(super) standby_ready: bool,
+    pub(super) in_flight: u32,
+    pub(super) weights_bytes: u64,
+    pub(super) golden_prompts: Option<usize>,
+    pub(super) golden_floor: Option<f64>,
+    pub(super) force: bool,
+}
+
+/// What will change, in the words that the operator is asked to confirm.
+pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
+    let name = facts.deployment;
+    let (to, model) = facts.to;
+    let (from, from_model) = facts.from.unwrap_or((0, ""));
+    let mut effects = Vec::new();
+    if facts.standby_ready {
+        effects.push(format!("new requests go to {name}@{to} at once; it is loaded"));
+    } else {
+        effects.push(format!(
+            "loads {model} ({}) beside {name}@{from}, which goes on serving",
+            size(facts.weights_bytes)
+        ));
+        if facts.kind == Move::Deploy {
+            effects.push(scoring(facts));
+        }
+        effects.push(format!("then new requests go to {name}@{to}"));
+    }
+    if from > 0 {
+        let running = facts.in_flight;
+        let they = if running == 1 { "request" } else { "requests" };
+        effects.push(format!("{running} {they} running on {name}@{from} finish there"));
+    }
+    let undo = if from > 0 {
+        format!("roll back {name}: {name}@{from} is kept ready while memory allows")
+    } else {
+        format!("deploy {name} again")
+    };
+    ChangePlan {
+        deployment: name.to_owned(),
+        from_revision: from,
+        from_model: from_model.to_owned(),
+        to_revision: to,
+        to_model: model.to_owned(),
+        standby_ready: facts.standby_ready,
+        in_flight: facts.in_flight,
+        effects,
+        undo,
+        extra_memory_bytes: if facts.standby_ready { 0 } else { facts.weights_bytes },
+    }
+}
+
+fn scoring(facts: &PlanFacts<'_>) -> String {
+    match (facts.golden_prompts, facts.golden_floor) {
+        (None, _) => "warms it up; no golden suite is set".into(),
+        (Some(prompts), Some(floor)) if !facts.force => {
+            format!("asks it {prompts} golden prompts; below {floor:.2} it is refused")
+        }
+        (Some(prompts), _) => format!("asks it {prompts} golden prompts; the score is shown and it goes on"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes / 1_000),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}

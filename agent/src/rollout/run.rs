@@ -1,0 +1,194 @@
+//! A rollout under way: each step is stored before its effect runs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use llmdeck_proto::v1::Rollout;
+use llmdeck_proto::v1::alert::Severity;
+use llmdeck_proto::v1::revision::State as RevisionState;
+
+use super::active::Claim;
+use super::controller::{Controller, RolloutSettings};
+use super::machine::{Effect, Happening, Move, Step, step};
+use super::refusal::StepError;
+use crate::quality::{ask, run_suite};
+use crate::security::identity::Operator;
+use crate::serving::{Deployment, LiveRevision};
+use crate::store::RevisionRow;
+use crate::time::unix_ms;
+
+/// A rollout under way, with what its steps need.
+pub(super) struct Run {
+    pub(super) controller: Arc<Controller>,
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) settings: RolloutSettings,
+    pub(super) operator: Operator,
+    pub(super) kind: Move,
+    pub(super) force: bool,
+    pub(super) target: RevisionRow,
+    pub(super) candidate: Option<Arc<LiveRevision>>,
+    pub(super) old: Option<Arc<LiveRevision>>,
+    pub(super) failed_before: u64,
+    pub(super) running_at_swap: u32,
+    pub(super) rollout: Rollout,
+}
+
+impl Run {
+    /// Steps until new requests go to the candidate or the rollout has ended; then lets others change the deployment,
+    /// and drains in the background.
+    pub(super) async fn run_until_swapped(mut self, claim: Claim) {
+        let abort = claim.abort.clone();
+        let mut now = Step { state: self.rollout.state(), detail: self.rollout.detail.clone() };
+        while let Some(effect) =
+            now.effect().filter(|effect| !matches!(effect, Effect::Drain | Effect::Discard))
+        {
+            let happening = tokio::select! {
+                biased;
+                operator = abort.asked(), if effect != Effect::Swap => Happening::Aborted { operator },
+                outcome = self.run(effect) => outcome.unwrap_or_else(|error| Happening::Failed(error.to_string())),
+            };
+            now = self.advance(&now, &happening);
+        }
+        drop(claim);
+        if now.effect() == Some(Effect::Drain) {
+            tokio::spawn(self.drain(now));
+        } else {
+            self.deployment.retire(self.target.number);
+            self.settled().await;
+        }
+    }
+
+    fn advance(&mut self, now: &Step, happening: &Happening) -> Step {
+        let next = step(now, self.kind, happening);
+        self.rollout.set_state(next.state);
+        self.rollout.detail.clone_from(&next.detail);
+        self.rollout.progress = None;
+        self.rollout.failed_requests = self.deployment.failed() - self.failed_before;
+        if next.is_over() {
+            self.rollout.ended_unix_ms = Some(unix_ms());
+        }
+        // Once it has swapped, the promise is what counts on a restart; a step that cannot be stored is only shown.
+        if let Err(error) = self.controller.store.put_rollout(&self.rollout) {
+            tracing::error!(%error, "the step of a rollout could not be stored");
+        }
+        self.controller.active.show(&self.rollout);
+        next
+    }
+
+    async fn run(&mut self, effect: Effect) -> Result<Happening, StepError> {
+        match effect {
+            Effect::Load => self.load().await,
+            Effect::Warm => self.warm().await,
+            Effect::Score => self.score().await,
+            Effect::Swap => self.swap().await,
+            Effect::Drain | Effect::Discard => Ok(Happening::Loaded),
+        }
+    }
+
+    async fn load(&mut self) -> Result<Happening, StepError> {
+        let live = load(&self.controller, self.deployment.name(), &self.target, &self.settings).await?;
+        self.deployment.set_state(&live, RevisionState::Warming);
+        self.candidate = Some(live);
+        Ok(Happening::Loaded)
+    }
+
+    async fn warm(&self) -> Result<Happening, StepError> {
+        if let Some(live) = &self.candidate {
+            ask(live.engine(), "Are you ready?", 4).await?;
+        }
+        Ok(Happening::Warmed)
+    }
+
+    async fn score(&mut self) -> Result<Happening, StepError> {
+        let floor = self.settings.golden_floor;
+        let (Some(live), Some(suite)) = (&self.candidate, &self.settings.suite) else {
+            return Ok(Happening::Scored { score: None, floor, force: self.force });
+        };
+        self.deployment.set_state(live, RevisionState::Evaluating);
+        let (active, mut shown) = (Arc::clone(&self.controller.active), self.rollout.clone());
+        let total = suite.prompts.len();
+        let run = run_suite(live.engine(), suite, |done| {
+            shown.progress = Some(done as f64 / total as f64);
+            shown.detail = format!("golden suite: {done} of {total} prompts");
+            active.show(&shown);
+        });
+        // The closure borrows `shown` mutably and is called in order.
+        let run = run.await?;
+        live.set_golden(run);
+        Ok(Happening::Scored { score: Some(run.score.score), floor, force: self.force })
+    }
+
+    /// The promise first, then the route: after a crash in between, the restart serves what was promised.
+    async fn swap(&mut self) -> Result<Happening, StepError> {
+        let Some(live) = self.candidate.clone() else { return Err(StepError::Panicked) };
+        let (store, name, number) =
+            (Arc::clone(&self.controller.store), self.deployment.name().to_owned(), self.target.number);
+        tokio::task::spawn_blocking(move || store.promise(&name, number))
+            .await
+            .map_err(|_| StepError::Panicked)??;
+        self.deployment.swap_to(&live);
+        self.running_at_swap = self.old.as_ref().map_or(0, |old| old.in_flight());
+        let text = format!("serves all new requests; {} still run on the old revision", self.running_at_swap);
+        let subject = format!("{}@{number}", self.deployment.name());
+        self.controller.events.push(Severity::Information, &subject, text, &self.operator.name);
+        Ok(Happening::Swapped)
+    }
+
+    async fn drain(mut self, now: Step) {
+        let mut still_running = 0;
+        if let Some(old) = self.old.clone() {
+            old.idle_until(Instant::now() + self.settings.drain).await;
+            still_running = old.in_flight();
+            if self.deployment.state_of(old.number()) == Some(RevisionState::Draining) {
+                self.deployment.set_state(&old, RevisionState::Standby);
+            }
+            self.keep_one_standby(old.number());
+        }
+        let finished = self.running_at_swap.saturating_sub(still_running);
+        self.advance(&now, &Happening::Drained { finished, still_running });
+        self.settled().await;
+    }
+
+    /// The one that a rollback would go to stays; older standbys give their memory back.
+    fn keep_one_standby(&self, keep: u32) {
+        for live in self.deployment.all_loaded() {
+            let standby = self.deployment.state_of(live.number()) == Some(RevisionState::Standby);
+            if standby && live.number() != keep {
+                self.controller.retire(&self.deployment, &live, "unloaded; a newer revision stands by");
+            }
+        }
+    }
+
+    async fn settled(&self) {
+        use llmdeck_proto::v1::rollout::State;
+        let rollout = &self.rollout;
+        let subject = format!("{}@{}", rollout.deployment, rollout.to_revision);
+        let (severity, word) = match rollout.state() {
+            State::Done => (Severity::Information, "done"),
+            State::Aborted => (Severity::Information, "aborted"),
+            _ => (Severity::Bad, "failed"),
+        };
+        let failed = rollout.failed_requests;
+        let text = format!("{word}: {}; {failed} failed", rollout.detail);
+        self.controller.events.push(severity, &subject, text.clone(), &self.operator.name);
+        let recorded =
+            self.controller.record(&self.operator, "outcome", &subject, &rollout.reason, &text).await;
+        if let Err(error) = recorded {
+            tracing::error!(%error, "the outcome of a rollout could not be recorded");
+        }
+    }
+}
+
+/// Loads a revision on a thread that may block.
+pub(super) async fn load(
+    controller: &Controller,
+    deployment: &str,
+    target: &RevisionRow,
+    settings: &RolloutSettings,
+) -> Result<Arc<LiveRevision>, StepError> {
+    let (name, spec, options) = (deployment.to_owned(), target.clone(), settings.engine);
+    let registry = Arc::clone(&controller.registry);
+    let loaded =
+        tokio::task::spawn_blocking(move || LiveRevision::load(&name, spec, options, &registry)).await;
+    Ok(Arc::new(loaded.map_err(|_| StepError::Panicked)??))
+}

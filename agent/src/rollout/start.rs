@@ -1,0 +1,91 @@
+//! What the controller does when the agent starts: settles what a crash cut off, and serves what was promised.
+
+use std::sync::Arc;
+
+use llmdeck_proto::v1::alert::Severity;
+use llmdeck_proto::v1::rollout::State;
+
+use super::controller::Controller;
+use super::refusal::{Refused, StepError};
+use super::run::load;
+use crate::quality::ask;
+use crate::registry::ResolvedModel;
+use crate::security::identity::Operator;
+use crate::serving::Deployment;
+use crate::store::RevisionRow;
+use crate::time::unix_ms;
+
+impl Controller {
+    /// Settles rollouts that had not ended: one whose revision was promised is done, any other has failed.
+    ///
+    /// # Errors
+    /// When the store or the audit file refuses.
+    pub async fn settle_interrupted(&self) -> Result<(), Refused> {
+        for mut rollout in self.store.active_rollouts()? {
+            let promised = self.store.deployment(&rollout.deployment)?.map(|row| row.stable_revision);
+            let done = promised == Some(rollout.to_revision)
+                && matches!(rollout.state(), State::Swapping | State::Draining);
+            rollout.set_state(if done { State::Done } else { State::Failed });
+            let how = if done { "the swap had been made" } else { "nothing had changed" };
+            rollout.detail = format!("the agent stopped in the middle of it; {how}");
+            rollout.ended_unix_ms = Some(unix_ms());
+            let subject = format!("{}@{}", rollout.deployment, rollout.to_revision);
+            let agent = Operator::of_uid(nix::unistd::Uid::current().as_raw());
+            let word = if done { "done" } else { "failed" };
+            self.record(&agent, "outcome", &subject, &rollout.reason, &format!("{word}: {}", rollout.detail))
+                .await?;
+            self.store.put_rollout(&rollout)?;
+            self.events.push(Severity::Warning, &subject, rollout.detail, "");
+        }
+        Ok(())
+    }
+
+    /// Loads what a deployment promised, or what the configuration names where that is new. When it cannot be loaded
+    /// the deployment says so and serves nothing.
+    pub async fn bring_up(&self, deployment: &Arc<Deployment>, configured: &str) {
+        let subject = deployment.name().to_owned();
+        match self.try_bring_up(deployment, configured).await {
+            Ok(text) => self.events.push(Severity::Information, &subject, text, ""),
+            Err(reason) => {
+                deployment.set_unavailable(&reason);
+                self.events.push(Severity::Bad, &subject, format!("cannot serve: {reason}"), "");
+            }
+        }
+    }
+
+    async fn try_bring_up(&self, deployment: &Arc<Deployment>, configured: &str) -> Result<String, String> {
+        let Some(settings) = self.settings(deployment.name()) else {
+            return Err("it has no settings".into());
+        };
+        let spec = self.promised(deployment, configured).await.map_err(|error| error.to_string())?;
+        let up = async {
+            let live = load(self, deployment.name(), &spec, settings).await?;
+            ask(live.engine(), "Are you ready?", 4).await?;
+            Ok::<_, StepError>(live)
+        };
+        let live = up.await.map_err(|error| format!("{}: {error}", spec.model))?;
+        deployment.swap_to(&live);
+        Ok(format!("revision {} of {} serves", spec.number, spec.model))
+    }
+
+    async fn promised(&self, deployment: &Arc<Deployment>, configured: &str) -> Result<RevisionRow, Refused> {
+        let name = deployment.name();
+        let followed = self.store.configured_model(name)?;
+        if followed.as_deref() == Some(configured)
+            && let Some(row) = self.store.deployment(name)?
+            && let Some(spec) = self.store.revision(name, row.stable_revision)?
+        {
+            return Ok(spec);
+        }
+        let model = self.resolve(configured.to_owned()).await?;
+        let spec = self.new_revision(deployment, &model)?;
+        self.store.promise(name, spec.number)?;
+        self.store.set_configured_model(name, configured)?;
+        Ok(spec)
+    }
+
+    async fn resolve(&self, reference: String) -> Result<ResolvedModel, Refused> {
+        let registry = Arc::clone(&self.registry);
+        Ok(super::controller::blocking(move || registry.model(&reference)).await??)
+    }
+}

@@ -1,0 +1,151 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::revision::InFlight;
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    /// As many wait as may.
+    #[error("{deployment} has {waiting} requests waiting, its limit; try again in a moment")]
+    QueueFull {
+        /// Of which deployment.
+        deployment: String,
+        /// How many wait.
+        waiting: u32,
+    },
+    /// Nothing serves.
+    #[error("{deployment} cannot serve: {reason}")]
+    Unavailable {
+        /// Which deployment.
+        deployment: String,
+        /// Why.
+        reason: String,
+    },
+    /// Its time was over before its turn came.
+    #[error("the request waited longer than its deadline; {deployment} is overloaded")]
+    Deadline {
+        /// Of which deployment.
+        deployment: String,
+    },
+}
+
+/// A place to run and the revision that it runs on.
+pub struct Admitted {
+    /// Given back last, when the response is through.
+    pub(super) _place: OwnedSemaphorePermit,
+    /// What serves it.
+    pub revision: InFlight,
+    /// When the request came.
+    pub arrived: Instant,
+    /// When it must be over.
+    pub deadline: Instant,
+}
+
+/// Places to run, and a bounded line for them.
+pub(super) struct Admission {
+    places: Arc<Semaphore>,
+    waiting: AtomicU32,
+    queue_limit: u32,
+    rejected: AtomicU64,
+    closed: AtomicBool,
+}
+
+pub(super) enum Refusal {
+    Full(u32),
+    Closed,
+    Deadline,
+}
+
+/// Leaves the line however the wait ends.
+struct InLine<'a>(&'a AtomicU32);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Admission {
+    pub(super) fn new(places: usize, queue_limit: u32) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            waiting: AtomicU32::new(0),
+            queue_limit,
+            rejected: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits for a place in order of arrival.
+    pub(super) async fn enter(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Refusal::Closed);
+        }
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let waiting = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _in_line = InLine(&self.waiting);
+        if waiting >= self.queue_limit {
+            self.rejected.fetch_add(1, Ordering::Relaxed);
+            return Err(Refusal::Full(waiting));
+        }
+        match tokio::time::timeout_at(deadline.into(), Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) => Err(Refusal::Closed),
+            Err(_) => Err(Refusal::Deadline),
+        }
+    }
+
+    /// Refuses everyone from now on, those in line too.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.places.close();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn queue_limit(&self) -> u32 {
+        self.queue_limit
+    }
+
+    pub(super) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Admission, Refusal};
+
+    #[tokio::test]
+    async fn the_line_is_bounded_and_deadlines_hold() {
+        let admission = Admission::new(1, 1);
+        let far = Instant::now() + Duration::from_secs(3600);
+        let place = admission.enter(far).await.ok().unwrap();
+        let mut second = std::pin::pin!(admission.enter(far));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert_eq!(admission.waiting(), 1);
+        assert!(matches!(admission.enter(far).await, Err(Refusal::Full(1))));
+        assert_eq!((admission.waiting(), admission.rejected()), (1, 1));
+        drop(place);
+        let place = second.await.ok().unwrap();
+        assert_eq!(admission.waiting(), 0);
+        assert!(matches!(admission.enter(Instant::now()).await, Err(Refusal::Deadline)));
+        drop(place);
+        admission.close();
+        assert!(matches!(admission.enter(far).await, Err(Refusal::Closed)));
+    }
+}

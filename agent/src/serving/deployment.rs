@@ -1,0 +1,270 @@
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use llmdeck_proto::v1;
+use llmdeck_proto::v1::revision::State;
+
+use super::admission::{Admission, AdmissionError, Admitted, Refusal};
+use super::recent::{CAPACITY, RecentRequests};
+use super::revision::{InFlight, LiveRevision};
+
+/// What bounds a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeploymentLimits {
+    /// Requests that run at once.
+    pub max_concurrent: usize,
+    /// Requests that wait; one more is refused.
+    pub queue_limit: u32,
+    /// Longest time from arrival to last byte.
+    pub deadline: Duration,
+    /// Most tokens of an answer that does not say how long it may be.
+    pub default_max_tokens: usize,
+}
+
+/// A named model endpoint.
+pub struct Deployment {
+    name: String,
+    limits: DeploymentLimits,
+    objective_ttft_p99_us: Option<u64>,
+    admission: Admission,
+    /// What new requests go to.
+    route: ArcSwapOption<LiveRevision>,
+    /// Everything loaded, and what is on its way.
+    revisions: Mutex<Vec<Known>>,
+    unavailable: Mutex<String>,
+    in_flight: AtomicU32,
+    failed: AtomicU64,
+    pub(super) recent: RecentRequests,
+}
+
+/// A revision that the node holds, with what it is doing.
+#[derive(Clone)]
+struct Known {
+    live: Arc<LiveRevision>,
+    state: State,
+}
+
+impl Deployment {
+    /// One that serves nothing yet.
+    pub fn new(name: &str, limits: DeploymentLimits, objective_ttft_p99_us: Option<u64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            limits,
+            objective_ttft_p99_us,
+            admission: Admission::new(limits.max_concurrent, limits.queue_limit),
+            route: ArcSwapOption::empty(),
+            revisions: Mutex::default(),
+            unavailable: Mutex::new("its model is still loading".into()),
+            in_flight: AtomicU32::new(0),
+            failed: AtomicU64::new(0),
+            recent: RecentRequests::default(),
+        }
+    }
+
+    /// What clients send as `model`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What bounds it.
+    pub fn limits(&self) -> DeploymentLimits {
+        self.limits
+    }
+
+    /// Takes a request, or says why not. The request belongs to the revision that served at this moment until its last
+    /// byte.
+    ///
+    /// # Errors
+    /// When the queue is full, nothing serves, or the deadline passes first.
+    pub async fn admit(&self, arrived: Instant) -> Result<Admitted, AdmissionError> {
+        let deployment = self.name.clone();
+        let deadline = arrived + self.limits.deadline;
+        if self.route.load().is_none() {
+            return Err(AdmissionError::Unavailable { deployment, reason: self.why_unavailable() });
+        }
+        let place = match self.admission.enter(deadline).await {
+            Ok(place) => place,
+            Err(Refusal::Full(waiting)) => return Err(AdmissionError::QueueFull { deployment, waiting }),
+            Err(Refusal::Deadline) => return Err(AdmissionError::Deadline { deployment }),
+            Err(Refusal::Closed) => {
+                return Err(AdmissionError::Unavailable {
+                    deployment,
+                    reason: "the agent is stopping".into(),
+                });
+            }
+        };
+        match self.route.load_full() {
+            Some(revision) => {
+                Ok(Admitted { _place: place, revision: InFlight::new(revision), arrived, deadline })
+            }
+            None => Err(AdmissionError::Unavailable { deployment, reason: self.why_unavailable() }),
+        }
+    }
+
+    /// What new requests go to.
+    pub fn stable(&self) -> Option<Arc<LiveRevision>> {
+        self.route.load_full()
+    }
+
+    /// Whether a request would be taken.
+    pub fn is_ready(&self) -> bool {
+        self.route.load().is_some() && !self.admission.is_closed()
+    }
+
+    /// Sends new requests to `revision` from this moment on; what served before drains.
+    pub fn swap_to(&self, revision: &Arc<LiveRevision>) {
+        let mut revisions = self.lock();
+        for known in revisions.iter_mut() {
+            if known.state == State::Serving {
+                known.state = State::Draining;
+            }
+        }
+        set(&mut revisions, revision, State::Serving);
+        self.route.store(Some(Arc::clone(revision)));
+        self.lock_unavailable().clear();
+    }
+
+    /// Notes what a loaded revision is doing.
+    pub fn set_state(&self, revision: &Arc<LiveRevision>, state: State) {
+        set(&mut self.lock(), revision, state);
+    }
+
+    /// What a revision is doing; `None` when it is not loaded.
+    pub fn state_of(&self, number: u32) -> Option<State> {
+        self.lock().iter().find(|known| known.live.number() == number).map(|known| known.state)
+    }
+
+    /// A loaded revision by its number.
+    pub fn loaded(&self, number: u32) -> Option<Arc<LiveRevision>> {
+        self.lock().iter().find(|known| known.live.number() == number).map(|known| Arc::clone(&known.live))
+    }
+
+    /// Every loaded revision.
+    pub fn all_loaded(&self) -> Vec<Arc<LiveRevision>> {
+        self.lock().iter().map(|known| Arc::clone(&known.live)).collect()
+    }
+
+    /// Forgets a revision unless it serves; its memory is given back when its last request has ended.
+    pub fn retire(&self, number: u32) {
+        self.lock().retain(|known| known.live.number() != number || known.state == State::Serving);
+    }
+
+    /// Says why nothing serves.
+    pub fn set_unavailable(&self, reason: &str) {
+        reason.clone_into(&mut self.lock_unavailable());
+    }
+
+    /// Refuses everyone from now on.
+    pub fn close(&self) {
+        self.admission.close();
+    }
+
+    /// Requests on all of its revisions.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Requests that we failed, since the agent started.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn request_started(&self) {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn request_ended(&self, failed: bool) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if failed {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits until no request runs on any revision, or `end` comes.
+    pub(super) async fn idle_until(&self, end: Instant) {
+        for revision in self.all_loaded() {
+            revision.idle_until(end).await;
+        }
+    }
+
+    /// The last requests, newest first.
+    pub fn recent_requests(&self, limit: usize) -> Vec<v1::RequestSummary> {
+        self.recent.newest(limit.min(CAPACITY))
+    }
+
+    /// Everything that a frame says of it; takes what was recorded since the last call.
+    pub fn drain_frame(&self) -> v1::Deployment {
+        let stable = self.route.load().as_ref().map_or(0, |revision| revision.number());
+        let mut known = self.lock().clone();
+        known.sort_by_key(|known| std::cmp::Reverse(known.live.number()));
+        v1::Deployment {
+            name: self.name.clone(),
+            stable_revision: stable,
+            revisions: known.iter().map(|known| drain_revision(known, stable)).collect(),
+            queue_depth: self.admission.waiting(),
+            queue_limit: self.admission.queue_limit(),
+            rejected_total: self.admission.rejected(),
+            unavailable: if self.is_ready() { String::new() } else { self.why_unavailable() },
+            objective_ttft_p99_us: self.objective_ttft_p99_us,
+            ..v1::Deployment::default()
+        }
+    }
+
+    fn why_unavailable(&self) -> String {
+        self.lock_unavailable().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_unavailable(&self) -> MutexGuard<'_, String> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn set(revisions: &mut Vec<Known>, revision: &Arc<LiveRevision>, state: State) {
+    match revisions.iter_mut().find(|known| known.live.number() == revision.number()) {
+        Some(known) => known.state = state,
+        None => revisions.push(Known { live: Arc::clone(revision), state }),
+    }
+}
+
+fn drain_revision(known: &Known, stable: u32) -> v1::Revision {
+    let live = &known.live;
+    let spec = live.spec();
+    let readings = live.engine().readings();
+    let interval = live.recorder().drain();
+    let mut quality = interval.quality;
+    if let Some(run) = live.golden() {
+        quality.golden_score = Some(run.score.score);
+        quality.golden_low = Some(run.score.low);
+        quality.golden_high = Some(run.score.high);
+        quality.golden_exact_match = Some(run.score.exact_match);
+        quality.golden_prompts = run.score.prompts;
+        quality.golden_unix_ms = Some(run.ended_unix_ms);
+    }
+    v1::Revision {
+        number: spec.number,
+        state: known.state.into(),
+        traffic_share: if spec.number == stable { 1.0 } else { 0.0 },
+        model: spec.model.clone(),
+        model_digest: spec.digest.clone(),
+        parameters: live.model().decoder.description().parameters(),
+        weights_bytes: live.model().weights_bytes,
+        queue_us: Some(interval.queue_us),
+        ttft_us: Some(interval.ttft_us),
+        itl_us: Some(interval.itl_us),
+        tpot_us: Some(interval.tpot_us),
+        e2e_us: Some(interval.e2e_us),
+        counters: Some(interval.counters),
+        in_flight: live.in_flight(),
+        batch_size: u32::try_from(readings.batch_size).unwrap_or(u32::MAX),
+        kv_used_bytes: readings.cache_used_bytes,
+        kv_total_bytes: readings.cache_total_bytes,
+        quality: Some(quality),
+        created_unix_ms: spec.created_unix_ms,
+    }
+}

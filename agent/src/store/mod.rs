@@ -1,0 +1,108 @@
+//! What the agent keeps across restarts, in one SQLite file: what each deployment promised to serve, its revisions and
+//! rollouts, the digests of files, and the history of frames.
+
+mod digests;
+mod frames;
+mod revisions;
+mod rollouts;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+pub use frames::Tier;
+pub use revisions::{DeploymentRow, RevisionRow};
+
+/// Numbered, applied in order, never edited once landed.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+
+/// Why the store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite's word.
+    #[error("store {path}: {source}; check the disk's space and the file's permissions")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// Written by a newer agent.
+    #[error(
+        "store {path} is of version {found}, this agent knows up to {known}; run the newer agent, or move the file away to start afresh"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+}
+
+/// The open file. Writes are durable when they return (`synchronous=FULL`).
+pub struct Store {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens or creates it and brings it to the present version.
+    ///
+    /// # Errors
+    /// When the file cannot be used or is of a newer version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let fail = |source| StoreError::Sqlite { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(fail)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
+        connection.pragma_update(None, "foreign_keys", true).map_err(fail)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(fail)?;
+        let version: usize = connection
+            .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+            .map_err(fail)?
+            .try_into()
+            .unwrap_or(0);
+        if version > MIGRATIONS.len() {
+            return Err(StoreError::Newer { path: path.to_owned(), found: version, known: MIGRATIONS.len() });
+        }
+        for (number, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+            let transaction = connection.transaction().map_err(fail)?;
+            transaction.execute_batch(migration).map_err(fail)?;
+            transaction.pragma_update(None, "user_version", number as i64 + 1).map_err(fail)?;
+            transaction.commit().map_err(fail)?;
+        }
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite { path: self.path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn temporary() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store.sqlite")).unwrap();
+    (folder, store)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Store, StoreError};
+
+    #[test]
+    fn a_store_of_a_newer_agent_is_refused_and_left_alone() {
+        let (folder, store) = super::temporary();
+        store.connection().pragma_update(None, "user_version", 99).unwrap();
+        drop(store);
+        let again = Store::open(&folder.path().join("store.sqlite"));
+        assert!(matches!(again, Err(StoreError::Newer { found: 99, .. })));
+    }
+}

@@ -1,0 +1,168 @@
+use rusqlite::{OptionalExtension, params};
+
+use super::{Store, StoreError};
+
+/// What a deployment promised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeploymentRow {
+    /// What new requests go to.
+    pub stable_revision: u32,
+    /// What a rollback goes to, where there is one.
+    pub previous_revision: Option<u32>,
+}
+
+/// An immutable revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionRow {
+    /// Its number within the deployment.
+    pub number: u32,
+    /// As asked for.
+    pub model: String,
+    /// sha256 of the model.
+    pub digest: String,
+    /// Where the bytes are on this node.
+    pub path: String,
+    /// When it was made.
+    pub created_unix_ms: i64,
+}
+
+impl Store {
+    /// What a deployment promised, if it ever did.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn deployment(&self, name: &str) -> Result<Option<DeploymentRow>, StoreError> {
+        self.connection()
+            .query_row(
+                "SELECT stable_revision, previous_revision FROM deployment WHERE name = ?1",
+                [name],
+                |row| Ok(DeploymentRow { stable_revision: row.get(0)?, previous_revision: row.get(1)? }),
+            )
+            .optional()
+            .map_err(|error| self.fail(error))
+    }
+
+    /// The promise changes: `number` is stable from now on, and what was is the one to roll back to.
+    ///
+    /// # Errors
+    /// When it could not be made durable; then nothing has changed.
+    pub fn promise(&self, name: &str, number: u32) -> Result<(), StoreError> {
+        self.connection()
+            .execute(
+                "INSERT INTO deployment (name, stable_revision) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET previous_revision = stable_revision, stable_revision = ?2
+                 WHERE stable_revision <> ?2",
+                params![name, number],
+            )
+            .map(drop)
+            .map_err(|error| self.fail(error))
+    }
+
+    /// The model that the configuration named when it was last followed.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn configured_model(&self, deployment: &str) -> Result<Option<String>, StoreError> {
+        self.connection()
+            .query_row("SELECT model FROM configured WHERE deployment = ?1", [deployment], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.fail(error))
+    }
+
+    /// Notes that the configuration was followed.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    pub fn set_configured_model(&self, deployment: &str, model: &str) -> Result<(), StoreError> {
+        self.connection()
+            .execute(
+                "INSERT OR REPLACE INTO configured (deployment, model) VALUES (?1, ?2)",
+                [deployment, model],
+            )
+            .map(drop)
+            .map_err(|error| self.fail(error))
+    }
+
+    /// Adds the next revision and returns its number.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    pub fn add_revision(
+        &self,
+        deployment: &str,
+        model: &str,
+        digest: &str,
+        path: &str,
+        created_unix_ms: i64,
+    ) -> Result<u32, StoreError> {
+        self.connection()
+            .query_row(
+                "INSERT INTO revision (deployment, number, model, digest, path, created_unix_ms)
+                 SELECT ?1, COALESCE(MAX(number), 0) + 1, ?2, ?3, ?4, ?5 FROM revision WHERE deployment = ?1
+                 RETURNING number",
+                params![deployment, model, digest, path, created_unix_ms],
+                |row| row.get(0),
+            )
+            .map_err(|error| self.fail(error))
+    }
+
+    /// The number that the next revision will get.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn next_revision_number(&self, deployment: &str) -> Result<u32, StoreError> {
+        self.connection()
+            .query_row(
+                "SELECT COALESCE(MAX(number), 0) + 1 FROM revision WHERE deployment = ?1",
+                [deployment],
+                |row| row.get(0),
+            )
+            .map_err(|error| self.fail(error))
+    }
+
+    /// One revision.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn revision(&self, deployment: &str, number: u32) -> Result<Option<RevisionRow>, StoreError> {
+        self.connection()
+            .query_row(
+                "SELECT number, model, digest, path, created_unix_ms FROM revision
+                 WHERE deployment = ?1 AND number = ?2",
+                params![deployment, number],
+                |row| {
+                    Ok(RevisionRow {
+                        number: row.get(0)?,
+                        model: row.get(1)?,
+                        digest: row.get(2)?,
+                        path: row.get(3)?,
+                        created_unix_ms: row.get(4)?,
+                    })
+                },
+            )
+            .optional()
+            .map_err(|error| self.fail(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DeploymentRow;
+
+    #[test]
+    fn a_promise_remembers_what_to_go_back_to() {
+        let (_folder, store) = super::super::temporary();
+        for expected in 1..=3 {
+            assert_eq!(store.add_revision("chat", "m", "d", "p", 0).unwrap(), expected);
+        }
+        assert_eq!(store.deployment("chat").unwrap(), None);
+        store.promise("chat", 1).unwrap();
+        store.promise("chat", 2).unwrap();
+        store.promise("chat", 2).unwrap();
+        let row = store.deployment("chat").unwrap();
+        assert_eq!(row, Some(DeploymentRow { stable_revision: 2, previous_revision: Some(1) }));
+        assert_eq!(store.next_revision_number("chat").unwrap(), 4);
+        assert_eq!(store.next_revision_number("other").unwrap(), 1);
+        assert_eq!(store.revision("chat", 3).unwrap().map(|row| row.number), Some(3));
+    }
+}

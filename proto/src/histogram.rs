@@ -1,0 +1,156 @@
+//! Distributions on the wire: HdrHistogram V2, deflated, the format that HdrHistogram's own tools read.
+
+use hdrhistogram::Histogram as Hdr;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+
+use crate::v1;
+
+/// Longest latency told apart, in microseconds: one hour.
+pub const HIGHEST_US: u64 = 3_600_000_000;
+/// Significant digits kept.
+pub const SIGNIFICANT_DIGITS: u8 = 3;
+/// Largest encoded histogram that is decoded; the format above needs far less.
+const MAX_ENCODED_BYTES: usize = 1 << 20;
+
+/// Why a histogram could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum HistogramError {
+    /// More bytes than a histogram of this range can need.
+    #[error("histogram of {0} bytes is larger than {MAX_ENCODED_BYTES}; it is not one of ours")]
+    TooLarge(usize),
+    /// The bytes are not HdrHistogram V2.
+    #[error("histogram is not HdrHistogram V2, deflated: {0}")]
+    Malformed(String),
+    /// Its range is not the contract's.
+    #[error(
+        "histogram has range {low}..{high} with {digits} digits; the contract says 1..{HIGHEST_US} with {SIGNIFICANT_DIGITS}"
+    )]
+    Range {
+        /// Lowest value told apart.
+        low: u64,
+        /// Highest value told apart.
+        high: u64,
+        /// Significant digits.
+        digits: u8,
+    },
+}
+
+/// An empty histogram of the contract's range. The bounds are constants that the library accepts.
+pub fn empty() -> Hdr<u64> {
+    Hdr::new_with_bounds(1, HIGHEST_US, SIGNIFICANT_DIGITS)
+        .unwrap_or_else(|_| unreachable!("the contract's bounds are valid"))
+}
+
+/// Encodes; no sample makes no bytes.
+///
+/// # Errors
+/// When the library cannot serialize, which the contract's range rules out.
+pub fn encode(histogram: &Hdr<u64>) -> Result<v1::Histogram, HistogramError> {
+    let mut bytes = Vec::new();
+    if !histogram.is_empty() {
+        V2DeflateSerializer::new()
+            .serialize(histogram, &mut bytes)
+            .map_err(|error| HistogramError::Malformed(error.to_string()))?;
+    }
+    Ok(v1::Histogram { hdr_v2_deflate: bytes })
+}
+
+/// Decodes; an absent or empty message is an empty histogram.
+///
+/// # Errors
+/// When the bytes are too many, malformed or of another range.
+pub fn decode(message: Option<&v1::Histogram>) -> Result<Hdr<u64>, HistogramError> {
+    let bytes = message.map_or(&[][..], |message| &message.hdr_v2_deflate);
+    if bytes.is_empty() {
+        return Ok(empty());
+    }
+    if bytes.len() > MAX_ENCODED_BYTES {
+        return Err(HistogramError::TooLarge(bytes.len()));
+    }
+    let histogram: Hdr<u64> = Deserializer::new()
+        .deserialize(&mut &bytes[..])
+        .map_err(|error| HistogramError::Malformed(error.to_string()))?;
+    let (low, high, digits) = (histogram.low(), histogram.high(), histogram.sigfig());
+    if (low, high, digits) != (1, HIGHEST_US, SIGNIFICANT_DIGITS) {
+        return Err(HistogramError::Range { low, high, digits });
+    }
+    Ok(histogram)
+}
+
+/// Adds two encoded histograms. When either is unreadable the other is kept, so that one bad interval costs itself only.
+pub fn merge(into: &mut Option<v1::Histogram>, newer: Option<&v1::Histogram>) {
+    let Some(newer) = newer.filter(|newer| !newer.hdr_v2_deflate.is_empty()) else { return };
+    let Some(older) = into.as_ref().filter(|older| !older.hdr_v2_deflate.is_empty()) else {
+        *into = Some(newer.clone());
+        return;
+    };
+    match (decode(Some(older)), decode(Some(newer))) {
+        (Ok(mut sum), Ok(addend)) => {
+            if sum.add(&addend).is_ok()
+                && let Ok(encoded) = encode(&sum)
+            {
+                *into = Some(encoded);
+            }
+        }
+        (Err(_), Ok(_)) => *into = Some(newer.clone()),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{HIGHEST_US, HistogramError, decode, empty, encode, merge};
+    use crate::v1;
+
+    fn of(values: &[u64]) -> Option<v1::Histogram> {
+        let mut histogram = empty();
+        values.iter().for_each(|value| histogram.saturating_record(*value));
+        Some(encode(&histogram).unwrap())
+    }
+
+    fn merged(parts: &[&[u64]]) -> hdrhistogram::Histogram<u64> {
+        let mut sum = None;
+        parts.iter().for_each(|part| merge(&mut sum, of(part).as_ref()));
+        decode(sum.as_ref()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn survives_the_wire(values in prop::collection::vec(1..HIGHEST_US, 0..200)) {
+            let mut histogram = empty();
+            values.iter().for_each(|value| histogram.record(*value).unwrap());
+            prop_assert_eq!(decode(Some(&encode(&histogram).unwrap())).unwrap(), histogram);
+        }
+
+        #[test]
+        fn merge_is_associative_commutative_and_exact(
+            a in prop::collection::vec(1..HIGHEST_US, 0..60),
+            b in prop::collection::vec(1..HIGHEST_US, 0..60),
+            c in prop::collection::vec(1..HIGHEST_US, 0..60),
+        ) {
+            let whole = [&a[..], &b[..], &c[..]].concat();
+            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&whole]));
+            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&c, &a, &b]));
+            let mut right = of(&b);
+            merge(&mut right, of(&c).as_ref());
+            let mut left = of(&a);
+            merge(&mut left, right.as_ref());
+            prop_assert_eq!(decode(left.as_ref()).unwrap(), merged(&[&a, &b, &c]));
+        }
+
+        #[test]
+        fn rejects_garbage_without_panicking(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
+            let _ = decode(Some(&v1::Histogram { hdr_v2_deflate: bytes }));
+        }
+    }
+
+    #[test]
+    fn another_range_is_refused_by_name() {
+        let mut other = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 1_000, 2).unwrap();
+        other.record(5).unwrap();
+        let encoded = encode(&other).unwrap();
+        assert!(matches!(decode(Some(&encoded)), Err(HistogramError::Range { high: 1_000, .. })));
+    }
+}
