@@ -3,6 +3,7 @@
 
 pub mod histogram;
 pub mod merge;
+pub mod socket;
 
 /// Messages, clients and servers as the `.proto` files describe them.
 #[allow(

@@ -74,6 +74,15 @@ impl Controller {
         self.active.shown()
     }
 
+    /// A rollout by its id, or the latest of a deployment where the id is empty.
+    ///
+    /// # Errors
+    /// When there is no such deployment, or the store cannot be read.
+    pub fn rollout(&self, deployment: &str, id: &str) -> Result<Option<Rollout>, Refused> {
+        self.find(deployment)?;
+        Ok(self.store.rollout(deployment, id)?)
+    }
+
     /// The settings of a deployment.
     pub fn settings(&self, deployment: &str) -> Option<&RolloutSettings> {
         self.settings.get(deployment)
@@ -289,7 +298,11 @@ impl Controller {
         }
     }
 
-    pub(super) async fn record(
+    /// Writes to the audit file and waits until it is on disk.
+    ///
+    /// # Errors
+    /// When it could not be made durable; then the action must not happen.
+    pub async fn record(
         &self,
         operator: &Operator,
         action: &str,

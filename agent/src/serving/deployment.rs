@@ -212,7 +212,8 @@ impl Deployment {
         }
     }
 
-    fn why_unavailable(&self) -> String {
+    /// Why nothing serves; empty when something does.
+    pub fn why_unavailable(&self) -> String {
         self.lock_unavailable().clone()
     }
 

@@ -1,0 +1,309 @@
+//! Starts the agent's parts, wires them, and stops them.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use llmdeck_engine::engine::EngineOptions;
+use llmdeck_proto::v1::alert::Severity;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{Api, Metrics, router};
+use crate::config::{Config, DeploymentConfig};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::frames::FrameLoop;
+use crate::jobs::Jobs;
+use crate::quality::{Suite, score_on_schedule};
+use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
+use crate::rollout::{Controller, Refused, RolloutSettings};
+use crate::rpc::{Rpc, serve};
+use crate::security::audit::{Audit, AuditError};
+use crate::serving::{Deployment, DeploymentLimits, Deployments, Drained};
+use crate::store::{Store, StoreError};
+use crate::telemetry::events::Events;
+use crate::telemetry::gpu::GpuSampler;
+use crate::telemetry::{FrameMaker, History, Subscribers};
+
+/// Where the agent lives and listens.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// What it serves.
+    pub config: Config,
+    /// Where its data is.
+    pub data_dir: PathBuf,
+    /// Its gRPC socket.
+    pub socket: PathBuf,
+    /// Its HTTP address; loopback only.
+    pub http: SocketAddr,
+    /// NVML's path; the system's search path where it is `None`.
+    pub nvml_library: Option<OsString>,
+}
+
+/// Why the agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit file.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A suite.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Rollouts that a crash had cut off could not be settled.
+    #[error(transparent)]
+    Rollouts(#[from] Refused),
+    /// Open to the network without authentication.
+    #[error(
+        "--http {0} is reachable from the network, which needs TLS and authentication; listen on 127.0.0.1 and put a gateway in front"
+    )]
+    NotLoopback(SocketAddr),
+    /// Someone listens there.
+    #[error("an agent already answers on {0}; stop it, or choose another --listen")]
+    SocketInUse(PathBuf),
+    /// The system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried, and what would mend it.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    let what = what.into();
+    move |source| StartError::System { what, source }
+}
+
+/// A running agent.
+pub struct Agent {
+    http: SocketAddr,
+    socket: PathBuf,
+    deployments: Arc<Deployments>,
+    events: Arc<Events>,
+    history: Arc<History>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    patience: Duration,
+    _data_dir: DataDir,
+}
+
+impl Agent {
+    /// Starts everything; models load in the background, and `/readyz` says when they serve.
+    ///
+    /// # Errors
+    /// What stands in the way; nothing is left running then.
+    pub async fn start(options: AgentOptions) -> Result<Self, StartError> {
+        let AgentOptions { config, data_dir, socket, http, nvml_library } = options;
+        if !http.ip().is_loopback() {
+            return Err(StartError::NotLoopback(http));
+        }
+        let data_dir = DataDir::lock(&data_dir)?;
+        let folder = data_dir.path();
+        let store = Arc::new(Store::open(&folder.join("store.sqlite"))?);
+        let audit = Arc::new(Audit::open(&folder.join("audit.jsonl"))?);
+        let artifacts = folder.join("artifacts");
+        let builtin = BuiltinArtifacts::unpack(&artifacts)
+            .map_err(system(format!("writing the built-in models to {}", artifacts.display())))?;
+        let registry = Arc::new(Registry::new(builtin, Arc::clone(&store)));
+        let settings = settings(&config, &registry)?;
+        let deployments = Arc::new(Deployments::new(config.deployments.iter().map(deployment).collect()));
+        let http_listener = TcpListener::bind(http)
+            .await
+            .map_err(system(format!("--http {http}; choose another address")))?;
+        let http = http_listener.local_addr().map_err(system("the HTTP address"))?;
+        let socket_listener = bind_socket(&socket)?;
+
+        let interval = Duration::from_millis(config.interval_ms);
+        let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
+        let node = config.node.clone().unwrap_or_else(host_name);
+        let instance = format!("{:016x}", rand::random::<u64>());
+        let maker = FrameMaker::new(node, instance, config.prices.clone(), folder, gpu);
+        let events = Arc::new(Events::default());
+        let history = Arc::new(History::new(Arc::clone(&store), config.history_bytes));
+        let controller = Arc::new(Controller::new(
+            Arc::clone(&deployments),
+            settings,
+            store,
+            Arc::clone(&registry),
+            Arc::clone(&audit),
+            Arc::clone(&events),
+        ));
+        controller.settle_interrupted().await?;
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (subscribers, latest) = (Arc::new(Subscribers::default()), Arc::new(ArcSwapOption::empty()));
+        let (jobs, metrics) = (Arc::new(Jobs::default()), Arc::new(Metrics::default()));
+        let frames = FrameLoop {
+            maker,
+            interval,
+            deployments: Arc::clone(&deployments),
+            controller: Arc::clone(&controller),
+            jobs: Arc::clone(&jobs),
+            events: Arc::clone(&events),
+            history: Arc::clone(&history),
+            metrics: Arc::clone(&metrics),
+            subscribers: Arc::clone(&subscribers),
+            latest: Arc::clone(&latest),
+        };
+        tasks.spawn(frames.run(stop.clone()));
+        let rpc = Rpc {
+            deployments: Arc::clone(&deployments),
+            controller: Arc::clone(&controller),
+            registry,
+            jobs,
+            audit,
+            history: Arc::clone(&history),
+            subscribers,
+            latest,
+        };
+        tasks.spawn(serve_rpc(Arc::new(rpc), socket_listener, stop.clone()));
+        let api = router(Api::new(Arc::clone(&deployments), metrics));
+        tasks.spawn(serve_http(http_listener, api, stop.clone()));
+        for config in &config.deployments {
+            bring_up(config, &deployments, &controller, &events, &tasks, &stop);
+        }
+        let patience = Duration::from_secs(config.shutdown_s);
+        Ok(Self { http, socket, deployments, events, history, stop, tasks, patience, _data_dir: data_dir })
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where gRPC is served.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it serves.
+    pub fn deployments(&self) -> &Arc<Deployments> {
+        &self.deployments
+    }
+
+    /// Stops admission, lets what runs finish or runs out of patience, then stops everything.
+    pub async fn stop(self) -> Drained {
+        self.events.push(Severity::Information, "agent", "is stopping; new requests are refused", "");
+        let drained = self.deployments.close_and_drain(self.patience).await;
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not stop in time");
+        }
+        if let Err(error) = self.history.flush() {
+            tracing::error!(%error, "the last frames could not be kept");
+        }
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.socket);
+        drained
+    }
+}
+
+fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, RolloutSettings>, StartError> {
+    let one = |config: &DeploymentConfig| {
+        let suite = config.suite.as_ref().map(|reference| {
+            let (path, text) = registry.suite(reference)?;
+            Suite::parse(&path, &text).map(Arc::new)
+        });
+        let engine = EngineOptions {
+            max_sequences: config.max_concurrent,
+            cache_bytes: config.cache_bytes,
+            // Golden prompts and warm-ups come on top of what admission lets through.
+            max_waiting: config.max_concurrent + 64,
+            ..EngineOptions::default()
+        };
+        let drain = Duration::from_secs(config.drain_s);
+        let settings =
+            RolloutSettings { suite: suite.transpose()?, golden_floor: config.golden_floor, engine, drain };
+        Ok((config.name.clone(), settings))
+    };
+    config.deployments.iter().map(one).collect()
+}
+
+fn deployment(config: &DeploymentConfig) -> Arc<Deployment> {
+    let limits = DeploymentLimits {
+        max_concurrent: config.max_concurrent,
+        queue_limit: config.queue_limit,
+        deadline: Duration::from_secs(config.deadline_s),
+        default_max_tokens: config.default_max_tokens,
+    };
+    let objective_us = config.objective_ttft_p99_ms.map(|ms| (ms * 1_000.0) as u64);
+    Arc::new(Deployment::new(&config.name, limits, objective_us))
+}
+
+fn bring_up(
+    config: &DeploymentConfig,
+    deployments: &Deployments,
+    controller: &Arc<Controller>,
+    events: &Arc<Events>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let Some(deployment) = deployments.get(&config.name).cloned() else { return };
+    let suite = controller.settings(&config.name).and_then(|settings| settings.suite.clone());
+    let every = Duration::from_secs(config.golden_every_s);
+    let (controller, events, model) = (Arc::clone(controller), Arc::clone(events), config.model.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+        controller.bring_up(&deployment, &model).await;
+        if let Some(suite) = suite {
+            score_on_schedule(deployment, suite, every, events).await;
+        }
+    }));
+}
+
+async fn serve_rpc(rpc: Arc<Rpc>, listener: UnixListener, stop: CancellationToken) {
+    if let Err(error) = serve(rpc, listener, stop).await {
+        tracing::error!(error, "the gRPC server stopped");
+    }
+}
+
+async fn serve_http(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        outcome = served => {
+            if let Err(error) = outcome {
+                tracing::error!(%error, "the HTTP server stopped");
+            }
+        }
+        // Idle keep-alive connections must not hold the process.
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
+    }
+}
+
+/// Binds the socket; one that a killed agent left behind is replaced.
+fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
+    let what = || format!("--listen {}; choose another path", path.display());
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(system(what()))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(StartError::SocketInUse(path.to_owned()));
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(system(what())(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(system(what()))?;
+    // Anyone on the node may look; who may act is decided by the peer's uid.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(system(what()))?;
+    Ok(listener)
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "node".into())
+}

@@ -1,0 +1,156 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::response::Response;
+use llmdeck_engine::generation::{FinishReason, GeneratedToken};
+use llmdeck_engine::model::Model;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::Api;
+use super::answer::{Asked, Wording, answer};
+use super::error::ApiError;
+use super::parameters::{Parameters, parse};
+
+const MOST_LOGPROBS: i64 = 5;
+/// OpenAI's default of the legacy endpoint.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+#[derive(Deserialize)]
+struct CompletionRequest {
+    prompt: Prompt,
+    #[serde(default)]
+    logprobs: Option<i64>,
+    #[serde(default)]
+    echo: Option<bool>,
+    #[serde(default)]
+    suffix: Option<String>,
+    #[serde(default)]
+    best_of: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be a string, a list with one string, or a list of token ids")]
+enum Prompt {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+}
+
+/// `POST /v1/completions`
+pub(super) async fn completions(
+    State(api): State<Arc<Api>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let body = body?;
+    let parameters: Parameters = parse(&body)?;
+    let request: CompletionRequest = parse(&body)?;
+    let deployment = api.deployment(&parameters.model)?;
+    let stream = parameters.stream.unwrap_or(false);
+    let mut checked = parameters.check()?;
+    checked.max_tokens = checked.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
+    let named = request.logprobs.is_some();
+    if let Some(count) = request.logprobs {
+        if !(0..=MOST_LOGPROBS).contains(&count) {
+            return Err(ApiError::field(
+                "logprobs",
+                format!("must be between 0 and {MOST_LOGPROBS}, not {count}"),
+            ));
+        }
+        checked.sampling.top_logprobs = usize::try_from(count).ok();
+    }
+    if request.echo == Some(true) {
+        return Err(ApiError::field("echo", "is not supported"));
+    }
+    if request.suffix.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(ApiError::field("suffix", "is not supported"));
+    }
+    if request.best_of.is_some_and(|best_of| best_of != 1) {
+        return Err(ApiError::field("best_of", "must be 1"));
+    }
+    let admitted = deployment.admit(arrived).await?;
+    let prompt = tokens(request.prompt, admitted.revision.model())?;
+    let asked = Asked { deployment, admitted, prompt, checked, stream, json_asked: false };
+    answer(asked, CompletionWording { named, offset: 0 }).await
+}
+
+fn tokens(prompt: Prompt, model: &Model) -> Result<Vec<u32>, ApiError> {
+    let text = match prompt {
+        Prompt::Text(text) => text,
+        Prompt::Texts(texts) => match <[String; 1]>::try_from(texts) {
+            Ok([text]) => text,
+            Err(texts) => {
+                let message = format!("has {} prompts; send one request for each", texts.len());
+                return Err(ApiError::field("prompt", message));
+            }
+        },
+        Prompt::Tokens(tokens) => {
+            let size = model.decoder.description().vocabulary;
+            return match tokens.iter().find(|token| **token as usize >= size) {
+                Some(token) => {
+                    Err(ApiError::field("prompt", format!("{token} is not a token; there are {size}")))
+                }
+                None => Ok(tokens),
+            };
+        }
+    };
+    model
+        .tokenizer
+        .encode(&text)
+        .map_err(|error| ApiError::of_engine(&error, CompletionWording::PROMPT_FIELD))
+}
+
+struct CompletionWording {
+    named: bool,
+    /// Characters of the answer so far.
+    offset: usize,
+}
+
+impl CompletionWording {
+    fn logprobs(&mut self, tokens: &[GeneratedToken]) -> Value {
+        if !self.named {
+            return Value::Null;
+        }
+        let (mut names, mut logprobs, mut tops, mut offsets) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for token in tokens {
+            let Some(named) = &token.named else { continue };
+            names.push(named.token.clone());
+            logprobs.push(token.logprob);
+            let top = named.top.iter().map(|other| (other.token.clone(), json!(other.logprob)));
+            tops.push(Value::Object(top.collect::<Map<_, _>>()));
+            offsets.push(self.offset);
+            self.offset += token.text.chars().count();
+        }
+        json!({ "tokens": names, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets })
+    }
+}
+
+impl Wording for CompletionWording {
+    const OBJECT: &'static str = "text_completion";
+    const CHUNK_OBJECT: &'static str = "text_completion";
+    const ID_PREFIX: &'static str = "cmpl-";
+    const PROMPT_FIELD: &'static str = "prompt";
+
+    fn whole(&mut self, text: &str, tokens: &[GeneratedToken], reason: FinishReason) -> Value {
+        let logprobs = self.logprobs(tokens);
+        json!({ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason.as_str() })
+    }
+
+    fn opening(&mut self) -> Option<Value> {
+        None
+    }
+
+    fn token(&mut self, token: &GeneratedToken) -> Value {
+        let logprobs = self.logprobs(std::slice::from_ref(token));
+        json!({ "index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": null })
+    }
+
+    fn ending(&mut self, text: &str, reason: FinishReason) -> Value {
+        json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": reason.as_str() })
+    }
+}

@@ -1,0 +1,62 @@
+//! The OpenAI HTTP API: chat, completions, models, health and metrics.
+
+mod answer;
+mod chat;
+mod completions;
+mod error;
+mod health;
+mod metrics;
+mod models;
+mod parameters;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::routing::{get, post};
+
+use self::error::ApiError;
+use crate::serving::{Deployment, Deployments};
+
+pub use metrics::Metrics;
+
+/// Largest request body, in bytes.
+pub(super) const MOST_BODY_BYTES: usize = 4 << 20;
+
+/// What the endpoints share.
+pub struct Api {
+    deployments: Arc<Deployments>,
+    metrics: Arc<Metrics>,
+    started_unix_s: i64,
+}
+
+impl Api {
+    /// Over these deployments.
+    pub fn new(deployments: Arc<Deployments>, metrics: Arc<Metrics>) -> Self {
+        Self { deployments, metrics, started_unix_s: crate::time::unix_ms() / 1_000 }
+    }
+
+    fn deployment(&self, name: &str) -> Result<Arc<Deployment>, ApiError> {
+        let found = self.deployments.get(name).cloned();
+        found.ok_or_else(|| ApiError::unknown_model(name, &self.deployments.names()))
+    }
+}
+
+/// Every route.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{name}", get(models::show))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::exposition))
+        .fallback(async |uri: Uri| ApiError::not_found(uri.path()))
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            ApiError::method_not_allowed(method.as_str(), uri.path())
+        })
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+        .with_state(Arc::new(api))
+}

@@ -1,0 +1,29 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use super::Api;
+use super::error::ApiError;
+
+/// `GET /v1/models`: the deployments, in order of name.
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
+    let data: Vec<Value> = api.deployments.names().into_iter().map(|name| model(&api, name)).collect();
+    Json(json!({ "object": "list", "data": data }))
+}
+
+/// `GET /v1/models/{name}`
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let deployment = api.deployment(&name)?;
+    Ok(Json(model(&api, deployment.name())))
+}
+
+fn model(api: &Api, name: &str) -> Value {
+    let live = api.deployments.get(name).and_then(|deployment| deployment.stable());
+    let created = live.map_or(api.started_unix_s, |live| live.spec().created_unix_ms / 1_000);
+    json!({ "id": name, "object": "model", "created": created, "owned_by": "llmdeck" })
+}

@@ -1,0 +1,258 @@
+//! The configuration file: TOML, checked whole before anything starts.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::telemetry::Prices;
+
+const LONGEST_NAME: usize = 64;
+const MOST_DEPLOYMENTS: usize = 32;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("{path}: {source}; check that the file exists and that the agent may read it")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Its text, with line and column.
+    #[error("{path}: {source}")]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A value out of range.
+    #[error("{path}: {problem}")]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// Of what, and what it may be.
+        problem: String,
+    },
+}
+
+/// Everything that the file may say.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the node; the host's name where it is absent.
+    pub node: Option<String>,
+    /// For cost per token; without it no cost is shown.
+    pub prices: Option<Prices>,
+    /// Milliseconds between frames.
+    #[serde(default = "defaults::interval_ms")]
+    pub interval_ms: u64,
+    /// Most bytes of history on disk.
+    #[serde(default = "defaults::history_bytes")]
+    pub history_bytes: u64,
+    /// Seconds that a shutdown waits for requests under way.
+    #[serde(default = "defaults::shutdown_s")]
+    pub shutdown_s: u64,
+    /// What is served.
+    #[serde(default, rename = "deployment")]
+    pub deployments: Vec<DeploymentConfig>,
+}
+
+/// One named endpoint.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentConfig {
+    /// What clients send as `model`.
+    pub name: String,
+    /// A tag, a digest, a GGUF file or a folder with safetensors.
+    pub model: String,
+    /// Golden suite: a tag or a file.
+    pub suite: Option<String>,
+    /// A redeploy that scores below this is refused unless forced.
+    pub golden_floor: Option<f64>,
+    /// Seconds between golden runs of what serves.
+    #[serde(default = "defaults::golden_every_s")]
+    pub golden_every_s: u64,
+    /// Objective on TTFT at the 99th percentile, in milliseconds.
+    pub objective_ttft_p99_ms: Option<f64>,
+    /// Requests that run at once.
+    #[serde(default = "defaults::max_concurrent")]
+    pub max_concurrent: usize,
+    /// Requests that wait; one more is refused with 429.
+    #[serde(default = "defaults::queue_limit")]
+    pub queue_limit: u32,
+    /// Seconds that a request may take in all.
+    #[serde(default = "defaults::deadline_s")]
+    pub deadline_s: u64,
+    /// Tokens of an answer whose request does not say.
+    #[serde(default = "defaults::default_max_tokens")]
+    pub default_max_tokens: usize,
+    /// Bytes of key and value cache, for each loaded revision.
+    #[serde(default = "defaults::cache_bytes")]
+    pub cache_bytes: u64,
+    /// Seconds that a rollout waits for the old revision's requests before it counts as done.
+    #[serde(default = "defaults::drain_s")]
+    pub drain_s: u64,
+}
+
+mod defaults {
+    pub(super) fn interval_ms() -> u64 {
+        1_000
+    }
+    pub(super) fn history_bytes() -> u64 {
+        1 << 30
+    }
+    pub(super) fn shutdown_s() -> u64 {
+        30
+    }
+    pub(super) fn golden_every_s() -> u64 {
+        300
+    }
+    pub(super) fn max_concurrent() -> usize {
+        32
+    }
+    pub(super) fn queue_limit() -> u32 {
+        256
+    }
+    pub(super) fn deadline_s() -> u64 {
+        300
+    }
+    pub(super) fn default_max_tokens() -> usize {
+        1_024
+    }
+    pub(super) fn cache_bytes() -> u64 {
+        1 << 30
+    }
+    pub(super) fn drain_s() -> u64 {
+        120
+    }
+}
+
+impl Config {
+    /// What runs without a file: the built-in model as `assistant`.
+    pub fn builtin() -> Self {
+        let text =
+            "[[deployment]]\nname = \"assistant\"\nmodel = \"assistant\"\nsuite = \"assistant-suite\"\n";
+        toml::from_str(text).unwrap_or_default()
+    }
+
+    /// Reads and checks a file. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config = Self::parse(path, &text)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        for deployment in &mut config.deployments {
+            deployment.model = beside(folder, &deployment.model);
+            deployment.suite = deployment.suite.take().map(|suite| beside(folder, &suite));
+        }
+        Ok(config)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        config.check().map_err(|problem| ConfigError::Value { path: path.to_owned(), problem })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.deployments.is_empty() || self.deployments.len() > MOST_DEPLOYMENTS {
+            return Err(format!(
+                "has {} deployments; give 1 to {MOST_DEPLOYMENTS}, each as [[deployment]] with name and model",
+                self.deployments.len()
+            ));
+        }
+        if !(50..=60_000).contains(&self.interval_ms) {
+            return Err(format!("interval_ms must be between 50 and 60000, not {}", self.interval_ms));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for deployment in &self.deployments {
+            deployment.check()?;
+            if !names.insert(&deployment.name) {
+                return Err(format!("two deployments are named {:?}; names must differ", deployment.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DeploymentConfig {
+    fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {
+            return Err(format!(
+                "deployment name {name:?} must have 1 to {LONGEST_NAME} letters, digits, - _ or ."
+            ));
+        }
+        if self.golden_floor.is_some_and(|floor| !(0.0..=1.0).contains(&floor)) {
+            return Err(format!("deployment {name}: golden_floor must be between 0 and 1"));
+        }
+        if self.golden_floor.is_some() && self.suite.is_none() {
+            return Err(format!("deployment {name}: golden_floor needs a suite to be measured with"));
+        }
+        if self.objective_ttft_p99_ms.is_some_and(|objective| !(objective > 0.0 && objective < 3.6e6)) {
+            return Err(format!(
+                "deployment {name}: objective_ttft_p99_ms must be above 0 and below an hour"
+            ));
+        }
+        for (field, value, most) in [
+            ("max_concurrent", self.max_concurrent as u64, 4_096),
+            ("deadline_s", self.deadline_s, 86_400),
+            ("default_max_tokens", self.default_max_tokens as u64, 1 << 24),
+            ("golden_every_s", self.golden_every_s, 86_400 * 30),
+            ("cache_bytes", self.cache_bytes, 1 << 44),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(format!("deployment {name}: {field} must be between 1 and {most}, not {value}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A relative path that exists beside the file is meant from there; anything else may be a tag.
+fn beside(folder: &Path, reference: &str) -> String {
+    let path = folder.join(reference);
+    if Path::new(reference).is_relative() && path.exists() {
+        return path.to_string_lossy().into_owned();
+    }
+    reference.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Config;
+
+    fn refusal(text: &str) -> String {
+        Config::parse(Path::new("llmdeck.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_smallest_file_is_enough_and_no_file_serves_the_builtin_model() {
+        let config =
+            Config::parse(Path::new("a"), "[[deployment]]\nname = \"gemma\"\nmodel = \"gemma.gguf\"\n")
+                .unwrap();
+        assert_eq!((config.deployments[0].queue_limit, config.deployments[0].deadline_s), (256, 300));
+        assert_eq!(Config::builtin().deployments[0].name, "assistant");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_line() {
+        let text = refusal("[[deployment]]\nname = \"a\"\nmodel = \"b\"\nqueue = 3\n");
+        assert!(text.contains("line 4") && text.contains("queue"), "{text}");
+        let text = refusal("[[deployment]]\nname = \"a b\"\nmodel = \"b\"\n");
+        assert!(text.contains("\"a b\""), "{text}");
+        let text = refusal("[[deployment]]\nname = \"a\"\nmodel = \"b\"\ngolden_floor = 2.0\n");
+        assert!(text.contains("golden_floor"), "{text}");
+        assert!(refusal("").contains("[[deployment]]"));
+    }
+}

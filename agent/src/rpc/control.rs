@@ -1,0 +1,88 @@
+use std::sync::Arc;
+
+use llmdeck_proto::v1::control_server;
+use llmdeck_proto::v1::{
+    AbortRolloutRequest, ChangeResponse, DeployRequest, GetRolloutRequest, GetRolloutResponse,
+    RollbackRequest,
+};
+use tonic::{Request, Response, Status};
+
+use super::Rpc;
+use crate::registry::RegistryError;
+use crate::rollout::Refused;
+use crate::security::identity::Operator;
+
+pub(super) struct Control(pub(super) Arc<Rpc>);
+
+#[tonic::async_trait]
+impl control_server::Control for Control {
+    async fn deploy(&self, request: Request<DeployRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let operator = self.authorized(&request, "deploy", |request| &request.deployment).await?;
+        answered(self.0.controller.deploy(operator, request.into_inner()).await)
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let operator = self.authorized(&request, "rollback", |request| &request.deployment).await?;
+        answered(self.0.controller.rollback(operator, request.into_inner()).await)
+    }
+
+    async fn abort_rollout(
+        &self,
+        request: Request<AbortRolloutRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        let operator = self.authorized(&request, "abort", |request| &request.deployment).await?;
+        answered(self.0.controller.abort(operator, request.into_inner()).await)
+    }
+
+    async fn get_rollout(
+        &self,
+        request: Request<GetRolloutRequest>,
+    ) -> Result<Response<GetRolloutResponse>, Status> {
+        Operator::of_request(&request)?;
+        let GetRolloutRequest { deployment, rollout_id } = request.into_inner();
+        let rollout =
+            self.0.controller.rollout(&deployment, &rollout_id).map_err(|refused| status(&refused))?;
+        Ok(Response::new(GetRolloutResponse { rollout }))
+    }
+}
+
+impl Control {
+    /// A refusal for want of a role is in the audit too.
+    async fn authorized<T>(
+        &self,
+        request: &Request<T>,
+        action: &str,
+        subject: fn(&T) -> &String,
+    ) -> Result<Operator, Status> {
+        let operator = Operator::of_request(request)?;
+        if let Err(denied) = operator.may_operate() {
+            let outcome = format!("refused: {}", denied.message());
+            let recorded =
+                self.0.controller.record(&operator, action, subject(request.get_ref()), "", &outcome).await;
+            recorded.map_err(|refused| status(&refused))?;
+            return Err(denied);
+        }
+        Ok(operator)
+    }
+}
+
+fn answered(answer: Result<ChangeResponse, Refused>) -> Result<Response<ChangeResponse>, Status> {
+    answer.map(Response::new).map_err(|refused| status(&refused))
+}
+
+fn status(refused: &Refused) -> Status {
+    let message = refused.to_string();
+    match refused {
+        Refused::UnknownDeployment { .. }
+        | Refused::UnknownRevision { .. }
+        | Refused::Registry(RegistryError::Unknown { .. }) => Status::not_found(message),
+        Refused::Invalid { .. } | Refused::Registry(_) => Status::invalid_argument(message),
+        Refused::NothingEarlier { .. }
+        | Refused::AlreadyServing { .. }
+        | Refused::Busy { .. }
+        | Refused::NothingToAbort { .. } => Status::failed_precondition(message),
+        Refused::Moved { .. } => Status::aborted(message),
+        Refused::Memory { .. } => Status::resource_exhausted(message),
+        Refused::Audit(_) | Refused::Store(_) => Status::internal(message),
+    }
+}

@@ -1,0 +1,122 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use llmdeck_proto::v1::telemetry_server;
+use llmdeck_proto::v1::{Frame, HistoryRequest, HistoryResponse, WatchRequest};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::Rpc;
+use crate::security::identity::Operator;
+use crate::telemetry::Subscription;
+
+/// Readers at once; one more is refused.
+const MOST_WATCHERS: usize = 64;
+
+pub(super) struct Telemetry {
+    rpc: Arc<Rpc>,
+    stop: CancellationToken,
+}
+
+impl Telemetry {
+    pub(super) fn new(rpc: Arc<Rpc>, stop: CancellationToken) -> Self {
+        Self { rpc, stop }
+    }
+}
+
+#[tonic::async_trait]
+impl telemetry_server::Telemetry for Telemetry {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Operator::of_request(&request)?;
+        if self.rpc.subscribers.count() >= MOST_WATCHERS {
+            return Err(Status::resource_exhausted(format!(
+                "{MOST_WATCHERS} readers watch already; close one"
+            )));
+        }
+        let first = self.rpc.latest.load_full().map(|frame| at_once(&frame));
+        let watch = Watch {
+            subscription: self.rpc.subscribers.subscribe(first),
+            least: Duration::from_millis(request.into_inner().interval_ms.into()),
+            sent: None,
+            stop: self.stop.clone(),
+        };
+        Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        Operator::of_request(&request)?;
+        let (history, range) = (Arc::clone(&self.rpc.history), request.into_inner());
+        let frames = tokio::task::spawn_blocking(move || history.range(&range)).await;
+        frames
+            .map_err(|_| Status::internal("reading the history failed; the agent's log has more"))?
+            .map(Response::new)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+/// The states of the latest frame without what was counted in it: a reader that comes now has not seen that interval
+/// from its beginning.
+fn at_once(latest: &Frame) -> Frame {
+    let mut frame = latest.clone();
+    frame.interval_ms = 0;
+    frame.merged_frames = 0;
+    frame.events.clear();
+    for deployment in &mut frame.deployments {
+        (deployment.energy_mj, deployment.cost_micros) = (None, None);
+        for revision in &mut deployment.revisions {
+            revision.counters = Some(llmdeck_proto::v1::Counters::default());
+            for histogram in [
+                &mut revision.queue_us,
+                &mut revision.ttft_us,
+                &mut revision.itl_us,
+                &mut revision.tpot_us,
+                &mut revision.e2e_us,
+            ] {
+                *histogram = None;
+            }
+            if let Some(quality) = &mut revision.quality {
+                *quality = llmdeck_proto::v1::Quality {
+                    golden_score: quality.golden_score,
+                    golden_low: quality.golden_low,
+                    golden_high: quality.golden_high,
+                    golden_exact_match: quality.golden_exact_match,
+                    golden_prompts: quality.golden_prompts,
+                    golden_unix_ms: quality.golden_unix_ms,
+                    ..llmdeck_proto::v1::Quality::default()
+                };
+            }
+        }
+    }
+    frame
+}
+
+/// One reader. Its frame is taken from the mailbox only when the transport asks, so that a slow link conflates.
+struct Watch {
+    subscription: Subscription,
+    least: Duration,
+    sent: Option<Instant>,
+    stop: CancellationToken,
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Result<Frame, Status>, Self)> {
+        let stop = self.stop.clone();
+        let frame = async {
+            if let Some(sent) = self.sent {
+                tokio::time::sleep_until(sent + self.least).await;
+            }
+            self.subscription.next().await
+        };
+        let frame = tokio::select! {
+            frame = frame => frame,
+            () = stop.cancelled() => return None,
+        };
+        self.sent = Some(Instant::now());
+        Some((Ok(frame), self))
+    }
+}
