@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use axum::serve::ListenerExt;
 use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
 use tokio::net::{TcpListener, UnixListener};
@@ -272,6 +273,12 @@ async fn serve_rpc(rpc: Arc<Rpc>, listener: UnixListener, stop: CancellationToke
 }
 
 async fn serve_http(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
+    // A token is a small packet that must not wait for the one before to be acknowledged.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+    });
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         outcome = served => {

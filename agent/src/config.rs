@@ -154,7 +154,11 @@ impl Config {
         Ok(config)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+    /// Reads and checks a text; `path` is for errors only.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)
             .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
         config.check().map_err(|problem| ConfigError::Value { path: path.to_owned(), problem })?;

@@ -3,6 +3,8 @@ use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::gpu_driver::State as DriverState;
 use llmdeck_proto::v1::{Deployment, Frame, Gpu, Host, Revision};
 
+use crate::serving::LOADING;
+
 /// Fewer requests than this say nothing about a percentile.
 const LEAST_SAMPLES: u64 = 20;
 const DISK_FULL: f64 = 0.95;
@@ -52,13 +54,9 @@ fn condition(
 
 fn of_deployment(deployment: &Deployment, found: &mut Vec<Condition>) {
     let name = &deployment.name;
-    if !deployment.unavailable.is_empty() {
-        found.push(condition(
-            Severity::Bad,
-            name,
-            "unavailable",
-            format!("cannot serve: {}", deployment.unavailable),
-        ));
+    if !deployment.unavailable.is_empty() && deployment.unavailable != LOADING {
+        let text = format!("cannot serve: {}", deployment.unavailable);
+        found.push(condition(Severity::Bad, name, "unavailable", text));
     }
     let (depth, limit) = (deployment.queue_depth, deployment.queue_limit);
     if limit > 0 && f64::from(depth) >= f64::from(limit) * QUEUE_LONG {

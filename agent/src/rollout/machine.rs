@@ -114,14 +114,13 @@ pub fn step(now: &Step, kind: Move, happening: &Happening) -> Step {
         (State::Swapping, Happening::Swapped) => {
             Step::new(State::Draining, "new requests go to it; the old revision finishes its own")
         }
-        (State::Draining, Happening::Drained { finished, still_running: 0 }) => Step::new(
-            State::Done,
-            format!("serves all new requests; {finished} finished on the old revision"),
-        ),
+        (State::Draining, Happening::Drained { finished, still_running: 0 }) => {
+            Step::new(State::Done, format!("serves all new requests; {finished} finished on the old"))
+        }
         (State::Draining, Happening::Drained { finished, still_running }) => Step::new(
             State::Done,
             format!(
-                "serves all new requests; {finished} finished on the old revision, {still_running} still run there"
+                "serves all new requests; {finished} finished on the old, {still_running} still run there"
             ),
         ),
         (_, Happening::Failed(reason)) if before_swap || now.state == State::Swapping => {

@@ -25,10 +25,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     if facts.standby_ready {
         effects.push(format!("new requests go to {name}@{to} at once; it is loaded"));
     } else {
-        effects.push(format!(
-            "loads {model} ({}) beside {name}@{from}, which goes on serving",
-            size(facts.weights_bytes)
-        ));
+        effects.push(format!("loads {model} ({}) beside {name}@{from}", size(facts.weights_bytes)));
         if facts.kind == Move::Deploy {
             effects.push(scoring(facts));
         }
@@ -40,7 +37,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         effects.push(format!("{running} {they} running on {name}@{from} finish there"));
     }
     let undo = if from > 0 {
-        format!("roll back {name}: {name}@{from} is kept ready while memory allows")
+        format!("roll back: {name}@{from} is kept ready while memory allows")
     } else {
         format!("deploy {name} again")
     };

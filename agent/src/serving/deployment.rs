@@ -10,6 +10,9 @@ use super::admission::{Admission, AdmissionError, Admitted, Refusal};
 use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
 
+/// Why a deployment cannot serve while the agent starts.
+pub const LOADING: &str = "its model is still loading";
+
 /// What bounds a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeploymentLimits {
@@ -56,7 +59,7 @@ impl Deployment {
             admission: Admission::new(limits.max_concurrent, limits.queue_limit),
             route: ArcSwapOption::empty(),
             revisions: Mutex::default(),
-            unavailable: Mutex::new("its model is still loading".into()),
+            unavailable: Mutex::new(LOADING.into()),
             in_flight: AtomicU32::new(0),
             failed: AtomicU64::new(0),
             recent: RecentRequests::default(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use admission::{AdmissionError, Admitted};
-pub use deployment::{Deployment, DeploymentLimits};
+pub use deployment::{Deployment, DeploymentLimits, LOADING};
 pub use generation::{Generation, GenerationStep, StartError};
 pub use revision::{InFlight, LiveRevision, LoadError};
 

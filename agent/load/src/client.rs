@@ -1,0 +1,220 @@
+//! One streamed chat completion, timed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, StatusCode, Uri, header};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+/// Longest line of a stream, in bytes; a server that sends more is broken.
+const LONGEST_LINE_BYTES: usize = 1 << 20;
+const REVISION_HEADER: &str = "x-llmdeck-revision";
+
+/// Speaks to one server over connections that are kept.
+#[derive(Clone)]
+pub struct ChatClient {
+    client: Client<HttpConnector, Full<Bytes>>,
+    uri: Uri,
+    model: String,
+    max_tokens: u32,
+    patience: Duration,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    /// The server's address is no URL.
+    #[error("{url:?} is no URL of a server: {reason}")]
+    Url {
+        /// As asked for.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server answered, but not with an answer.
+    #[error("status {status}: {body}")]
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// Beginning of the body.
+        body: String,
+    },
+    /// The connection or the stream broke.
+    #[error("{0}")]
+    Broken(String),
+    /// The stream ended without saying why.
+    #[error("the answer ended without a finish_reason")]
+    Unfinished,
+    /// It took too long.
+    #[error("no whole answer within {0:?}")]
+    TooLong(Duration),
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct ChatOutcome {
+    /// What was said.
+    pub text: String,
+    /// The revision that said it, where the server tells.
+    pub revision: Option<String>,
+    /// When each part with text came.
+    pub tokens: Vec<Instant>,
+    /// When the stream ended.
+    pub ended: Instant,
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    delta: Delta,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    #[serde(default)]
+    content: Option<String>,
+}
+
+impl ChatClient {
+    /// For a server such as `http://127.0.0.1:8080`, without a path.
+    ///
+    /// # Errors
+    /// When that is no URL.
+    pub fn new(server: &str, model: &str, max_tokens: u32, patience: Duration) -> Result<Self, ChatError> {
+        let url = format!("{}/v1/chat/completions", server.trim_end_matches('/'));
+        let uri: Uri =
+            url.parse().map_err(|error| ChatError::Url { url: url.clone(), reason: format!("{error}") })?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { client, uri, model: model.to_owned(), max_tokens, patience })
+    }
+
+    /// Asks, greedily and streamed.
+    ///
+    /// # Errors
+    /// When no whole answer came.
+    pub async fn ask(&self, prompt: &str) -> Result<ChatOutcome, ChatError> {
+        let end = Instant::now() + self.patience;
+        timeout_at(end, self.stream(prompt)).await.unwrap_or(Err(ChatError::TooLong(self.patience)))
+    }
+
+    async fn stream(&self, prompt: &str) -> Result<ChatOutcome, ChatError> {
+        let body = json!({
+            "model": self.model, "stream": true, "temperature": 0, "max_tokens": self.max_tokens,
+            "messages": [{ "role": "user", "content": prompt }],
+        });
+        let request = Request::post(self.uri.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|error| ChatError::Broken(error.to_string()))?;
+        let response =
+            self.client.request(request).await.map_err(|error| ChatError::Broken(innermost(&error)))?;
+        let status = response.status();
+        let revision = response.headers().get(REVISION_HEADER).and_then(|value| value.to_str().ok());
+        let revision = revision.map(str::to_owned);
+        let mut body = response.into_body();
+        if status != StatusCode::OK {
+            let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let body = String::from_utf8_lossy(&bytes).chars().take(300).collect();
+            return Err(ChatError::Status { status: status.as_u16(), body });
+        }
+        let mut answer = Answer::default();
+        let mut buffer = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ChatError::Broken(innermost(&error)))?;
+            let Ok(data) = frame.into_data() else { continue };
+            buffer.extend_from_slice(&data);
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                answer.line(&line)?;
+            }
+            if buffer.len() > LONGEST_LINE_BYTES {
+                return Err(ChatError::Broken("a line of the stream is too long".into()));
+            }
+        }
+        if !answer.finished {
+            return Err(ChatError::Unfinished);
+        }
+        Ok(ChatOutcome { text: answer.text, revision, tokens: answer.tokens, ended: Instant::now() })
+    }
+}
+
+#[derive(Default)]
+struct Answer {
+    text: String,
+    tokens: Vec<Instant>,
+    finished: bool,
+}
+
+impl Answer {
+    /// A line of the event stream; what is no data is passed over.
+    fn line(&mut self, line: &[u8]) -> Result<(), ChatError> {
+        let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
+        let data = data.trim_ascii();
+        if data == b"[DONE]" {
+            return Ok(());
+        }
+        let chunk: Chunk = serde_json::from_slice(data)
+            .map_err(|error| ChatError::Broken(format!("a part of the stream is malformed: {error}")))?;
+        if let Some(error) = chunk.error {
+            return Err(ChatError::Broken(
+                error["message"].as_str().unwrap_or("an error without words").to_owned(),
+            ));
+        }
+        for choice in chunk.choices {
+            if let Some(content) = choice.delta.content.filter(|content| !content.is_empty()) {
+                self.text.push_str(&content);
+                self.tokens.push(Instant::now());
+            }
+            self.finished |= choice.finish_reason.is_some();
+        }
+        Ok(())
+    }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, ChatError};
+
+    #[test]
+    fn a_stream_is_read_part_by_part() {
+        let mut answer = Answer::default();
+        for line in [
+            r#"data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
+            "",
+            r#"data: {"choices":[{"delta":{"content":"hel"},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"delta":{"content":"lo"},"finish_reason":"stop"}]}"#,
+            r#"data: {"choices":[],"usage":{"total_tokens":3}}"#,
+            "data: [DONE]",
+        ] {
+            answer.line(line.as_bytes()).unwrap();
+        }
+        assert_eq!((answer.text.as_str(), answer.tokens.len(), answer.finished), ("hello", 2, true));
+        let error = answer.line(br#"data: {"error":{"message":"boom"}}"#);
+        assert!(matches!(error, Err(ChatError::Broken(words)) if words == "boom"));
+    }
+}

@@ -1,0 +1,93 @@
+use llmdeck_proto::v1::ChangePlan;
+
+use crate::link::LinkError;
+
+/// A change that an agent is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To a new revision.
+    Deploy {
+        /// Which deployment.
+        deployment: String,
+        /// A tag, a digest or a path on the node.
+        model: String,
+        /// Past the golden floor.
+        force: bool,
+    },
+    /// Back to an earlier one.
+    Rollback {
+        /// Which deployment.
+        deployment: String,
+        /// 0 means the previous one.
+        to_revision: u32,
+    },
+    /// End a rollout that has not swapped.
+    Abort {
+        /// Which deployment.
+        deployment: String,
+    },
+    /// Score what serves now.
+    Evaluate {
+        /// Which deployment.
+        deployment: String,
+    },
+}
+
+/// What the shell around the app does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Leave.
+    Quit,
+    /// Stop for the shell's job control.
+    Suspend,
+    /// Ask an agent what a change would do, or to make it.
+    Act {
+        /// Index of the node.
+        node: usize,
+        /// Which change.
+        action: Action,
+        /// Why.
+        reason: String,
+        /// What the operator believed to be stable; 0 is not checked.
+        expected_revision: u32,
+        /// Only ask.
+        dry_run: bool,
+        /// The same for every attempt at the same change.
+        idempotency_key: String,
+        /// Comes back with the answer.
+        serial: u64,
+    },
+    /// Ask an agent for the models that it knows by tag.
+    ListModels {
+        /// Index of the node.
+        node: usize,
+        /// Comes back with the answer.
+        serial: u64,
+    },
+}
+
+/// What came of an intent.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// What a change would do.
+    Planned {
+        /// Of the intent.
+        serial: u64,
+        /// The plan, or why not.
+        plan: Result<ChangePlan, LinkError>,
+    },
+    /// A change was taken, with the id of its rollout or job.
+    Accepted {
+        /// Of the intent.
+        serial: u64,
+        /// The id, or why not.
+        id: Result<String, LinkError>,
+    },
+    /// Tags of models.
+    Models {
+        /// Of the intent.
+        serial: u64,
+        /// In the registry's order.
+        tags: Result<Vec<String>, LinkError>,
+    },
+}

@@ -1,0 +1,98 @@
+use llmdeck_proto::v1::ChangePlan;
+
+use super::action::Action;
+use super::text_field::TextField;
+use crate::model::DeploymentKey;
+
+/// Which change a dialog is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DialogKind {
+    /// A redeploy; the model is chosen here.
+    Deploy {
+        /// What is typed.
+        model: TextField,
+        /// Tags that the node knows.
+        tags: Vec<String>,
+        /// Swap even below the golden floor.
+        force: bool,
+    },
+    /// A rollback to the previous revision.
+    Rollback,
+}
+
+/// Where typing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The model of a redeploy.
+    Model,
+    /// Why.
+    Reason,
+}
+
+/// What is known of what the change would do.
+#[derive(Clone, Debug)]
+pub enum PlanState {
+    /// Not asked yet.
+    None,
+    /// Asked; the answer carries this serial.
+    Asked(u64),
+    /// Known.
+    Ready(Box<ChangePlan>),
+}
+
+/// How far it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Being filled in.
+    Editing,
+    /// Sent; the answer carries this serial.
+    Sent(u64),
+    /// Taken: its rollout is followed.
+    Following(String),
+}
+
+/// A change before, while and after it is made.
+#[derive(Clone, Debug)]
+pub struct Dialog {
+    /// Of which deployment.
+    pub key: DeploymentKey,
+    /// Which change.
+    pub kind: DialogKind,
+    /// Why.
+    pub reason: TextField,
+    /// Where typing goes.
+    pub field: Field,
+    /// What it would do.
+    pub plan: PlanState,
+    /// How far it has come.
+    pub progress: Progress,
+    /// What went wrong last, with what to do next.
+    pub error: Option<String>,
+    /// What was stable when it was opened.
+    pub expected_revision: u32,
+    /// The same for every attempt at this change.
+    pub idempotency_key: String,
+}
+
+impl Dialog {
+    /// What the agent would be asked for.
+    pub fn action(&self) -> Action {
+        let deployment = self.key.name.clone();
+        match &self.kind {
+            DialogKind::Deploy { model, force, .. } => {
+                Action::Deploy { deployment, model: model.text().trim().to_owned(), force: *force }
+            }
+            DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0 },
+        }
+    }
+
+    /// Tags that go on from what is typed.
+    pub fn suggestions(&self) -> Vec<&str> {
+        match &self.kind {
+            DialogKind::Deploy { model, tags, .. } => {
+                tags.iter().map(String::as_str).filter(|tag| tag.contains(model.text().trim())).collect()
+            }
+            DialogKind::Rollback => Vec::new(),
+        }
+    }
+}

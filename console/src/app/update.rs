@@ -1,0 +1,436 @@
+use crossterm::event::{
+    Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+};
+use llmdeck_proto::v1::alert::Severity;
+use ratatui::layout::Position;
+
+use super::action::{Action, Answer, Intent};
+use super::dialog::{Dialog, DialogKind, Field, PlanState, Progress};
+use super::palette::{Command, Palette};
+use super::rows::{deployment_health, deployment_rows, node_rows};
+use super::text_field::TextField;
+use super::{App, Overlay, Row, Screen};
+use crate::link::LinkError;
+use crate::model::{DeploymentKey, Model};
+
+/// What comes in beside frames.
+#[derive(Debug)]
+pub enum AppEvent {
+    /// From the terminal.
+    Terminal(Event),
+    /// From an agent.
+    Answer(Answer),
+}
+
+/// Lines that a page key moves.
+const PAGE: usize = 10;
+
+/// Takes an event; says what is to be done.
+pub fn update(app: &mut App, model: &Model, event: AppEvent) -> Vec<Intent> {
+    match event {
+        AppEvent::Terminal(Event::Key(key)) if key.kind != KeyEventKind::Release => on_key(app, model, key),
+        AppEvent::Terminal(Event::Mouse(mouse)) => {
+            on_mouse(app, mouse);
+            Vec::new()
+        }
+        AppEvent::Terminal(Event::Paste(text)) => on_paste(app, &text),
+        AppEvent::Terminal(_) => Vec::new(),
+        AppEvent::Answer(answer) => {
+            on_answer(app, answer);
+            Vec::new()
+        }
+    }
+}
+
+fn on_key(app: &mut App, model: &Model, key: KeyEvent) -> Vec<Intent> {
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        match key.code {
+            KeyCode::Char('c') => return vec![Intent::Quit],
+            KeyCode::Char('z') => return vec![Intent::Suspend],
+            _ => {}
+        }
+    }
+    app.notice = None;
+    match app.overlay.take() {
+        Some(Overlay::Dialog(dialog)) => return on_dialog_key(app, dialog, key),
+        Some(Overlay::Palette(palette)) => return on_palette_key(app, model, palette, key),
+        Some(Overlay::Help) => return Vec::new(),
+        None => {}
+    }
+    if app.filtering {
+        match key.code {
+            KeyCode::Enter => app.filtering = false,
+            KeyCode::Esc => {
+                app.filtering = false;
+                app.filter = TextField::default();
+            }
+            _ => {
+                app.filter.key(key);
+                app.scroll = 0;
+            }
+        }
+        return Vec::new();
+    }
+    on_screen_key(app, model, key)
+}
+
+fn on_screen_key(app: &mut App, model: &Model, key: KeyEvent) -> Vec<Intent> {
+    match key.code {
+        KeyCode::Char('q') => return vec![Intent::Quit],
+        KeyCode::Char('?') => app.overlay = Some(Overlay::Help),
+        KeyCode::Char(':') => app.overlay = Some(Overlay::Palette(Palette::new(model))),
+        KeyCode::Char('/') => app.filtering = true,
+        KeyCode::Char('1') => app.go_to(Screen::Fleet),
+        KeyCode::Char('2') => app.go_to(Screen::Events),
+        KeyCode::Char('r') => return with_deployment(app, model, open_rollback),
+        KeyCode::Char('d') => return with_deployment(app, model, open_deploy),
+        KeyCode::Enter => open_selected(app, model),
+        KeyCode::Esc if !app.filter.text().is_empty() => app.filter = TextField::default(),
+        KeyCode::Esc => app.go_back(),
+        KeyCode::Up | KeyCode::Char('k') => step(app, model, -1),
+        KeyCode::Down | KeyCode::Char('j') => step(app, model, 1),
+        KeyCode::PageUp => step(app, model, -(PAGE as isize)),
+        KeyCode::PageDown => step(app, model, PAGE as isize),
+        KeyCode::Home | KeyCode::Char('g') => step(app, model, isize::MIN),
+        KeyCode::End | KeyCode::Char('G') => step(app, model, isize::MAX),
+        KeyCode::Tab => other_section(app, model),
+        _ => {}
+    }
+    Vec::new()
+}
+
+fn with_deployment(
+    app: &mut App,
+    model: &Model,
+    open: fn(&mut App, &Model, DeploymentKey) -> Vec<Intent>,
+) -> Vec<Intent> {
+    match app.deployment_in_view(model) {
+        Some(key) => open(app, model, key),
+        None => {
+            app.notice = Some("choose a deployment first: arrow keys, then r or d".into());
+            Vec::new()
+        }
+    }
+}
+
+/// Everything selectable on the fleet screen, in its order.
+fn rows(app: &App, model: &Model) -> Vec<Row> {
+    let filter = app.filter.text();
+    let deployments = deployment_rows(model, filter).into_iter().map(Row::Deployment);
+    deployments.chain(node_rows(model, filter).into_iter().map(Row::Node)).collect()
+}
+
+fn step(app: &mut App, model: &Model, by: isize) {
+    if app.screen != Screen::Fleet {
+        app.scroll = app.scroll.saturating_add_signed(by);
+        return;
+    }
+    let rows = rows(app, model);
+    let now = app.selected.as_ref().and_then(|selected| rows.iter().position(|row| row == selected));
+    let last = rows.len().saturating_sub(1);
+    let next = now.map_or(0, |now| now.saturating_add_signed(by).min(last));
+    app.selected = rows.into_iter().nth(next);
+}
+
+fn other_section(app: &mut App, model: &Model) {
+    if app.screen == Screen::Fleet {
+        let on_node = matches!(app.selected, Some(Row::Node(_)));
+        app.selected = rows(app, model).into_iter().find(|row| matches!(row, Row::Node(_)) != on_node);
+    }
+}
+
+fn open_selected(app: &mut App, model: &Model) {
+    if app.screen != Screen::Fleet {
+        return;
+    }
+    let row = app.selected.clone().or_else(|| rows(app, model).into_iter().next());
+    match row {
+        Some(Row::Deployment(key)) => app.go_to(Screen::Deployment(key)),
+        Some(Row::Node(node)) => app.go_to(Screen::Node(node)),
+        None => {}
+    }
+}
+
+fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, field: Field) -> Dialog {
+    let expected_revision = model.deployment(&key).map_or(0, |deployment| deployment.stable_revision);
+    // What is wrong is most often why someone rolls back.
+    let reason = match kind {
+        DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
+        DialogKind::Deploy { .. } => "",
+    };
+    let reason = TextField::new(reason);
+    let serial = app.next_serial();
+    Dialog {
+        key,
+        kind,
+        reason,
+        field,
+        plan: PlanState::None,
+        progress: Progress::Editing,
+        error: None,
+        expected_revision,
+        idempotency_key: format!("{:016x}-{serial}", rand::random::<u64>()),
+    }
+}
+
+fn open_rollback(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    let mut dialog = dialog(app, model, key, DialogKind::Rollback, Field::Reason);
+    let intent = ask_plan(app, &mut dialog);
+    app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
+    vec![intent]
+}
+
+fn open_deploy(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    let node = key.node;
+    let kind = DialogKind::Deploy { model: TextField::default(), tags: Vec::new(), force: false };
+    let dialog = dialog(app, model, key, kind, Field::Model);
+    app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
+    vec![Intent::ListModels { node, serial: app.next_serial() }]
+}
+
+fn ask_plan(app: &mut App, dialog: &mut Dialog) -> Intent {
+    let serial = app.next_serial();
+    dialog.plan = PlanState::Asked(serial);
+    dialog.error = None;
+    act(dialog, true, serial)
+}
+
+fn act(dialog: &Dialog, dry_run: bool, serial: u64) -> Intent {
+    Intent::Act {
+        node: dialog.key.node,
+        action: dialog.action(),
+        reason: dialog.reason.text().trim().to_owned(),
+        expected_revision: dialog.expected_revision,
+        dry_run,
+        idempotency_key: dialog.idempotency_key.clone(),
+        serial,
+    }
+}
+
+fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEvent) -> Vec<Intent> {
+    let mut intents = Vec::new();
+    let following = matches!(dialog.progress, Progress::Following(_));
+    match key.code {
+        KeyCode::Esc => return intents,
+        KeyCode::Enter if following => return intents,
+        _ if dialog.progress != Progress::Editing => {}
+        KeyCode::Enter => intents = on_dialog_enter(app, &mut dialog),
+        KeyCode::Tab | KeyCode::BackTab => {
+            dialog.field = match (&dialog.kind, dialog.field) {
+                (DialogKind::Deploy { .. }, Field::Reason) => Field::Model,
+                _ => Field::Reason,
+            };
+            if dialog.field == Field::Reason && matches!(dialog.plan, PlanState::None) {
+                intents.extend(plan_if_named(app, &mut dialog));
+            }
+        }
+        KeyCode::Down if dialog.field == Field::Model => take_suggestion(&mut dialog, 1),
+        KeyCode::Up if dialog.field == Field::Model => take_suggestion(&mut dialog, -1),
+        KeyCode::Char('f') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+            if let DialogKind::Deploy { force, .. } = &mut dialog.kind {
+                *force = !*force;
+                intents.extend(plan_if_named(app, &mut dialog));
+            }
+        }
+        _ => {
+            let changed_model = match (&mut dialog.kind, dialog.field) {
+                (DialogKind::Deploy { model, .. }, Field::Model) => model.key(key),
+                _ => {
+                    dialog.reason.key(key);
+                    false
+                }
+            };
+            if changed_model {
+                dialog.plan = PlanState::None;
+            }
+        }
+    }
+    app.overlay = Some(Overlay::Dialog(dialog));
+    intents
+}
+
+fn on_dialog_enter(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
+    match (&dialog.plan, dialog.field) {
+        (PlanState::Ready(_), Field::Reason) => {
+            let serial = app.next_serial();
+            dialog.progress = Progress::Sent(serial);
+            dialog.error = None;
+            vec![act(dialog, false, serial)]
+        }
+        (PlanState::Asked(_), _) => Vec::new(),
+        _ => {
+            if let DialogKind::Deploy { model, tags, .. } = &mut dialog.kind
+                && let [only] = &tags.iter().filter(|tag| tag.contains(model.text())).collect::<Vec<_>>()[..]
+                && !model.text().is_empty()
+            {
+                *model = TextField::new(only);
+            }
+            dialog.field = Field::Reason;
+            plan_if_named(app, dialog)
+        }
+    }
+}
+
+fn plan_if_named(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
+    if let DialogKind::Deploy { model, .. } = &dialog.kind
+        && model.text().trim().is_empty()
+    {
+        dialog.field = Field::Model;
+        dialog.error = Some("choose a model: type a tag, a digest or a path, or press Down".into());
+        return Vec::new();
+    }
+    vec![ask_plan(app, dialog)]
+}
+
+fn take_suggestion(dialog: &mut Dialog, by: isize) {
+    let DialogKind::Deploy { model, tags, .. } = &mut dialog.kind else { return };
+    let Some(last) = tags.len().checked_sub(1) else { return };
+    let now = tags.iter().position(|tag| tag == model.text());
+    let next = match now {
+        Some(now) => now.saturating_add_signed(by).min(last),
+        None => 0,
+    };
+    *model = TextField::new(&tags[next]);
+    dialog.plan = PlanState::None;
+}
+
+fn on_palette_key(app: &mut App, model: &Model, mut palette: Palette, key: KeyEvent) -> Vec<Intent> {
+    match key.code {
+        KeyCode::Esc => return Vec::new(),
+        KeyCode::Enter => {
+            return palette.command().map(|command| run_command(app, model, command)).unwrap_or_default();
+        }
+        KeyCode::Up => palette.chosen = palette.chosen.saturating_sub(1),
+        KeyCode::Down => palette.chosen = (palette.chosen + 1).min(palette.matches().len().saturating_sub(1)),
+        _ => {
+            palette.input.key(key);
+            palette.chosen = 0;
+        }
+    }
+    app.overlay = Some(Overlay::Palette(palette));
+    Vec::new()
+}
+
+fn run_command(app: &mut App, model: &Model, command: Command) -> Vec<Intent> {
+    match command {
+        Command::Fleet => app.go_to(Screen::Fleet),
+        Command::Events => app.go_to(Screen::Events),
+        Command::OpenDeployment(key) => app.go_to(Screen::Deployment(key)),
+        Command::OpenNode(node) => app.go_to(Screen::Node(node)),
+        Command::Help => app.overlay = Some(Overlay::Help),
+        Command::Quit => return vec![Intent::Quit],
+        Command::Deploy(key) => return open_deploy(app, model, key),
+        Command::Rollback(key) => return open_rollback(app, model, key),
+        Command::Abort(key) => return vec![at_once(app, key.node, Action::Abort { deployment: key.name })],
+        Command::Evaluate(key) => {
+            return vec![at_once(app, key.node, Action::Evaluate { deployment: key.name })];
+        }
+    }
+    Vec::new()
+}
+
+fn at_once(app: &mut App, node: usize, action: Action) -> Intent {
+    let serial = app.next_serial();
+    Intent::Act {
+        node,
+        action,
+        reason: String::new(),
+        expected_revision: 0,
+        dry_run: false,
+        idempotency_key: String::new(),
+        serial,
+    }
+}
+
+fn on_mouse(app: &mut App, mouse: MouseEvent) {
+    let at = Position::new(mouse.column, mouse.row);
+    let hit = || app.hits.0.iter().find(|(area, _)| area.contains(at)).map(|(_, row)| row.clone());
+    if app.overlay.is_some() {
+        return;
+    }
+    match mouse.kind {
+        MouseEventKind::Down(MouseButton::Left) => {
+            let Some(row) = hit() else { return };
+            if app.selected.as_ref() == Some(&row) {
+                match row {
+                    Row::Deployment(key) => app.go_to(Screen::Deployment(key)),
+                    Row::Node(node) => app.go_to(Screen::Node(node)),
+                }
+            } else {
+                app.selected = Some(row);
+            }
+        }
+        MouseEventKind::ScrollDown => app.scroll += 3,
+        MouseEventKind::ScrollUp => app.scroll = app.scroll.saturating_sub(3),
+        _ => {}
+    }
+}
+
+fn on_paste(app: &mut App, text: &str) -> Vec<Intent> {
+    match &mut app.overlay {
+        Some(Overlay::Dialog(dialog)) if dialog.progress == Progress::Editing => {
+            match (&mut dialog.kind, dialog.field) {
+                (DialogKind::Deploy { model, .. }, Field::Model) => {
+                    model.paste(text);
+                    dialog.plan = PlanState::None;
+                }
+                _ => dialog.reason.paste(text),
+            }
+        }
+        Some(Overlay::Palette(palette)) => palette.input.paste(text),
+        None if app.filtering => app.filter.paste(text),
+        _ => {}
+    }
+    Vec::new()
+}
+
+fn on_answer(app: &mut App, answer: Answer) {
+    let dialog = match &mut app.overlay {
+        Some(Overlay::Dialog(dialog)) => Some(dialog),
+        _ => None,
+    };
+    match (answer, dialog) {
+        (Answer::Planned { serial, plan }, Some(dialog)) => {
+            if matches!(dialog.plan, PlanState::Asked(asked) if asked == serial) {
+                match plan {
+                    Ok(plan) => dialog.plan = PlanState::Ready(Box::new(plan)),
+                    Err(error) => {
+                        dialog.plan = PlanState::None;
+                        dialog.error = Some(error.to_string());
+                        if matches!(error, LinkError::Wrong(_)) && dialog.kind != DialogKind::Rollback {
+                            dialog.field = Field::Model;
+                        }
+                    }
+                }
+            }
+        }
+        (Answer::Models { tags: Ok(known), .. }, Some(dialog)) => {
+            if let DialogKind::Deploy { tags, .. } = &mut dialog.kind {
+                *tags = known;
+            }
+        }
+        (Answer::Accepted { serial, id }, Some(dialog)) if dialog.progress == Progress::Sent(serial) => {
+            match id {
+                Ok(id) => dialog.progress = Progress::Following(id),
+                Err(error) => {
+                    dialog.progress = Progress::Editing;
+                    dialog.error = Some(error.to_string());
+                }
+            }
+        }
+        (Answer::Accepted { id: Ok(_), .. }, _) => {
+            app.notice = Some("accepted; events and rollouts show how it goes".into());
+        }
+        (Answer::Accepted { id: Err(error), .. }, _) => app.notice = Some(error.to_string()),
+        _ => {}
+    }
+}
+
+/// The severity's word where colour may be missing.
+pub(crate) fn severity_word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Bad => "bad",
+        Severity::Warning => "warn",
+        Severity::Information | Severity::Unspecified => "",
+    }
+}

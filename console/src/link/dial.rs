@@ -1,0 +1,131 @@
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::target::Target;
+
+const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const LONGEST_COMPLAINT_BYTES: u64 = 4_096;
+
+/// A byte stream both ways.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A channel that connects on its first call and anew whenever it has broken.
+pub fn dial(target: &Target) -> Channel {
+    let target = target.clone();
+    Endpoint::from_static("http://agent")
+        .connect_timeout(CONNECT_PATIENCE)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(service_fn(move |_| {
+            let target = target.clone();
+            async move { connect(&target).await.map(TokioIo::new) }
+        }))
+}
+
+async fn connect(target: &Target) -> io::Result<Box<dyn Stream>> {
+    match target {
+        Target::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(|error| {
+                let words = match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                        format!("no agent answers on {}; is llmdeck-agent running?", path.display())
+                    }
+                    _ => format!("{}: {error}", path.display()),
+                };
+                io::Error::new(error.kind(), words)
+            })?;
+            Ok(Box::new(stream))
+        }
+        Target::Ssh { destination } => Ok(Box::new(Ssh::connect(destination).await?)),
+    }
+}
+
+/// A running `ssh`; killed when dropped.
+struct Ssh {
+    _child: Child,
+    from: ChildStdout,
+    to: ChildStdin,
+}
+
+impl Ssh {
+    async fn connect(destination: &str) -> io::Result<Self> {
+        // Batch mode: a question of ssh would be asked over the screen.
+        let mut child = Command::new("ssh")
+            .args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--"])
+            .arg(if destination.contains(':') {
+                format!("ssh://{destination}")
+            } else {
+                destination.to_owned()
+            })
+            .args(["llmdeck-agent", "stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("ssh could not be run: {error}")))?;
+        let (Some(to), Some(mut from), Some(mut complaints)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("ssh has no standard streams"));
+        };
+        // The agent speaks first (its HTTP/2 settings) or ssh ends with a complaint.
+        let mut nothing = [0_u8; 0];
+        let _ = from.read(&mut nothing).await;
+        if let Ok(Some(_)) = child.try_wait() {
+            let mut words = String::new();
+            let _ = (&mut complaints).take(LONGEST_COMPLAINT_BYTES).read_to_string(&mut words).await;
+            return Err(io::Error::other(format!("ssh {destination}: {}", words.trim())));
+        }
+        tokio::spawn(async move {
+            // Read to its end, so that ssh never waits for a reader.
+            let _ = tokio::io::copy(&mut complaints, &mut tokio::io::sink()).await;
+        });
+        Ok(Self { _child: child, from, to })
+    }
+}
+
+impl AsyncRead for Ssh {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.from).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Ssh {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.to).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.to).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.to).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,99 @@
+use llmdeck_proto::v1::Frame;
+
+use super::series::{DeploymentPoint, GpuPoint, HostPoint};
+use super::{LinkState, MOST_EVENTS, Model, NodeEvent, NodeModel};
+use crate::link::LinkEvent;
+
+impl Model {
+    /// Takes what a node's link told.
+    pub fn apply(&mut self, node: usize, event: LinkEvent) {
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        let mut events = Vec::new();
+        match event {
+            LinkEvent::History(frames) => {
+                known.link = LinkState::Live;
+                frames.into_iter().for_each(|frame| known.fold(frame, &mut events));
+            }
+            LinkEvent::Frame(frame) => {
+                known.link = LinkState::Live;
+                known.fold(*frame, &mut events);
+            }
+            LinkEvent::Lost { reason, .. } => known.link = LinkState::Lost { reason },
+        }
+        self.events.extend(events);
+        if self.nodes.len() > 1 {
+            self.events.make_contiguous().sort_by_key(|event| event.event.time_unix_ms);
+        }
+        let surplus = self.events.len().saturating_sub(MOST_EVENTS);
+        self.events.drain(..surplus);
+    }
+}
+
+impl NodeModel {
+    /// A frame that is not newer than the latest tells states only: a link that came back asks for the past again.
+    fn fold(&mut self, mut frame: Frame, events: &mut Vec<NodeEvent>) {
+        let newer = self.frame.as_ref().is_none_or(|latest| frame.time_unix_ms > latest.time_unix_ms);
+        if newer && frame.interval_ms > 0 {
+            self.add_points(&frame);
+            let node = &frame.node;
+            events.extend(frame.events.drain(..).map(|event| NodeEvent { node: node.clone(), event }));
+        }
+        if newer || self.frame.as_ref().is_none_or(|latest| frame.time_unix_ms == latest.time_unix_ms) {
+            frame.events.clear();
+            self.frame = Some(frame);
+        }
+    }
+
+    fn add_points(&mut self, frame: &Frame) {
+        if let Some(host) = &frame.host {
+            self.host.push(HostPoint::of(host, frame.interval_ms));
+        }
+        for gpu in &frame.gpus {
+            self.gpus.entry(gpu.uuid.clone()).or_default().push(GpuPoint::of(gpu));
+        }
+        for deployment in &frame.deployments {
+            let point = DeploymentPoint::of(deployment, frame.time_unix_ms, frame.interval_ms);
+            self.deployments.entry(deployment.name.clone()).or_default().push(point);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llmdeck_proto::v1::{Counters, Deployment, Event, Frame, Revision};
+    use tokio::time::Instant;
+
+    use super::{LinkEvent, LinkState, Model};
+    use crate::model::DeploymentKey;
+
+    fn frame(time_unix_ms: i64, requests_ok: u64) -> Frame {
+        let counters = Some(Counters { requests_ok, ..Counters::default() });
+        Frame {
+            node: "gpu-01".into(),
+            time_unix_ms,
+            interval_ms: 1_000,
+            deployments: vec![Deployment {
+                name: "chat".into(),
+                revisions: vec![Revision { number: 1, counters, ..Revision::default() }],
+                ..Deployment::default()
+            }],
+            events: vec![Event { text: "hello".into(), time_unix_ms, ..Event::default() }],
+            ..Frame::default()
+        }
+    }
+
+    #[test]
+    fn the_past_that_comes_again_is_not_counted_twice() {
+        let mut model = Model::new(["unix:/a".to_owned()]);
+        model.apply(0, LinkEvent::History(vec![frame(1_000, 1), frame(2_000, 2)]));
+        model.apply(0, LinkEvent::Frame(Box::new(frame(3_000, 4))));
+        model.apply(0, LinkEvent::Lost { reason: "gone".into(), retry_at: Instant::now() });
+        assert_eq!(model.nodes[0].link, LinkState::Lost { reason: "gone".into() });
+        model.apply(0, LinkEvent::History(vec![frame(2_000, 2), frame(3_000, 4), frame(4_000, 8)]));
+        let key = DeploymentKey { node: 0, name: "chat".into() };
+        let window = model.series(&key).unwrap().window(100, None);
+        assert_eq!((window.total.ok, model.events.len()), (15, 4));
+        assert_eq!((model.nodes[0].name(), &model.nodes[0].link), ("gpu-01", &LinkState::Live));
+        assert_eq!(model.nodes[0].age_ms(4_500), Some(500));
+    }
+}

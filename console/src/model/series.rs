@@ -1,0 +1,287 @@
+use std::collections::VecDeque;
+
+use llmdeck_proto::v1::{Deployment, Gpu, Host, Revision};
+
+use super::distribution::Distribution;
+
+/// Points kept of each series: ten minutes at one a second.
+const MOST_POINTS: usize = 600;
+
+/// Points in order of time, the newest last.
+#[derive(Clone, Debug)]
+pub struct Series<T> {
+    points: VecDeque<T>,
+}
+
+impl<T> Default for Series<T> {
+    fn default() -> Self {
+        Self { points: VecDeque::new() }
+    }
+}
+
+impl<T> Series<T> {
+    /// Adds the newest; the oldest makes room.
+    pub fn push(&mut self, point: T) {
+        if self.points.len() == MOST_POINTS {
+            self.points.pop_front();
+        }
+        self.points.push_back(point);
+    }
+
+    /// At most `count` points, oldest first.
+    pub fn last(&self, count: usize) -> impl ExactSizeIterator<Item = &T> + DoubleEndedIterator {
+        self.points.range(self.points.len().saturating_sub(count)..)
+    }
+
+    /// The newest.
+    pub fn newest(&self) -> Option<&T> {
+        self.points.back()
+    }
+}
+
+/// Percentiles of an interval, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percentiles {
+    /// Median.
+    pub p50: u64,
+    /// 95th.
+    pub p95: u64,
+    /// 99th.
+    pub p99: u64,
+}
+
+impl Percentiles {
+    /// `None` when nothing was counted.
+    pub fn of(distribution: &Distribution) -> Option<Self> {
+        Some(Self {
+            p50: distribution.quantile(0.5)?,
+            p95: distribution.quantile(0.95)?,
+            p99: distribution.quantile(0.99)?,
+        })
+    }
+}
+
+/// What one interval counted on a deployment.
+#[derive(Clone, Debug)]
+pub struct DeploymentPoint {
+    /// End of the interval.
+    pub time_unix_ms: i64,
+    /// Its length.
+    pub interval_ms: u32,
+    /// What was stable at its end.
+    pub stable_revision: u32,
+    /// TTFT over all revisions.
+    pub ttft: Option<Percentiles>,
+    /// By revision.
+    pub revisions: Vec<RevisionPoint>,
+    /// Requests waiting at its end.
+    pub queue_depth: u32,
+    /// Energy put down to it, in millijoules.
+    pub energy_mj: Option<u64>,
+    /// Its cost, in millionths of the currency.
+    pub cost_micros: Option<u64>,
+}
+
+/// What one interval counted on a revision.
+#[derive(Clone, Debug, Default)]
+pub struct RevisionPoint {
+    /// Its number.
+    pub number: u32,
+    /// Arrival to first token.
+    pub ttft: Distribution,
+    /// Between two tokens.
+    pub itl: Distribution,
+    /// Arrival to last byte.
+    pub e2e: Distribution,
+    /// Requests that ended well.
+    pub ok: u64,
+    /// Requests that we failed or that took too long.
+    pub failed: u64,
+    /// Generated tokens.
+    pub tokens_out: u64,
+    /// Answers judged, and the sum of their tokens' logprobs over how many tokens.
+    pub judged: u64,
+    /// See `judged`.
+    pub logprob_sum: f64,
+    /// See `judged`.
+    pub scored_tokens: u64,
+    /// Answers that were empty, cut off or repetitive.
+    pub flawed: u64,
+}
+
+impl DeploymentPoint {
+    /// Of a frame's deployment.
+    pub fn of(deployment: &Deployment, time_unix_ms: i64, interval_ms: u32) -> Self {
+        let revisions: Vec<RevisionPoint> = deployment.revisions.iter().map(RevisionPoint::of).collect();
+        let ttft = Distribution::merged(revisions.iter().map(|revision| &revision.ttft));
+        Self {
+            time_unix_ms,
+            interval_ms,
+            stable_revision: deployment.stable_revision,
+            ttft: Percentiles::of(&ttft),
+            revisions,
+            queue_depth: deployment.queue_depth,
+            energy_mj: deployment.energy_mj,
+            cost_micros: deployment.cost_micros,
+        }
+    }
+}
+
+impl RevisionPoint {
+    fn of(revision: &Revision) -> Self {
+        let counters = revision.counters.unwrap_or_default();
+        let quality = revision.quality.unwrap_or_default();
+        Self {
+            number: revision.number,
+            ttft: Distribution::decode(revision.ttft_us.as_ref()),
+            itl: Distribution::decode(revision.itl_us.as_ref()),
+            e2e: Distribution::decode(revision.e2e_us.as_ref()),
+            ok: counters.requests_ok,
+            failed: counters.requests_server_error + counters.requests_deadline,
+            tokens_out: counters.tokens_out,
+            judged: quality.responses,
+            logprob_sum: quality.token_logprob_sum,
+            scored_tokens: quality.scored_tokens,
+            flawed: quality.empty_responses + quality.truncated_responses + quality.repetitive_responses,
+        }
+    }
+}
+
+/// Several intervals together.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    /// How long they are.
+    pub seconds: f64,
+    /// Everything that they counted.
+    pub total: RevisionPoint,
+    /// Energy in millijoules, where it was measured.
+    pub energy_mj: Option<u64>,
+    /// Cost in millionths of the currency, where prices are set.
+    pub cost_micros: Option<u64>,
+}
+
+impl Series<DeploymentPoint> {
+    /// The last `count` intervals, of one revision or of all.
+    pub fn window(&self, count: usize, revision: Option<u32>) -> Window {
+        let points = || self.last(count);
+        let parts: Vec<&RevisionPoint> = points()
+            .flat_map(|point| &point.revisions)
+            .filter(|part| revision.is_none_or(|number| part.number == number))
+            .collect();
+        let sum = |of: fn(&RevisionPoint) -> u64| parts.iter().map(|part| of(part)).sum();
+        Window {
+            seconds: points().map(|point| f64::from(point.interval_ms) / 1_000.0).sum(),
+            total: RevisionPoint {
+                number: revision.unwrap_or(0),
+                ttft: Distribution::merged(parts.iter().map(|part| &part.ttft)),
+                itl: Distribution::merged(parts.iter().map(|part| &part.itl)),
+                e2e: Distribution::merged(parts.iter().map(|part| &part.e2e)),
+                ok: sum(|part| part.ok),
+                failed: sum(|part| part.failed),
+                tokens_out: sum(|part| part.tokens_out),
+                judged: sum(|part| part.judged),
+                logprob_sum: parts.iter().map(|part| part.logprob_sum).sum(),
+                scored_tokens: sum(|part| part.scored_tokens),
+                flawed: sum(|part| part.flawed),
+            },
+            energy_mj: points().filter_map(|point| point.energy_mj).reduce(|sum, energy| sum + energy),
+            cost_micros: points().filter_map(|point| point.cost_micros).reduce(|sum, cost| sum + cost),
+        }
+    }
+}
+
+impl Window {
+    /// Ended requests a second. `None` without an interval.
+    pub fn requests_per_s(&self) -> Option<f64> {
+        self.per_s(self.total.ok + self.total.failed)
+    }
+
+    /// Generated tokens a second.
+    pub fn tokens_per_s(&self) -> Option<f64> {
+        self.per_s(self.total.tokens_out)
+    }
+
+    /// Share of requests that failed. `None` when none ended.
+    pub fn error_share(&self) -> Option<f64> {
+        let ended = self.total.ok + self.total.failed;
+        (ended > 0).then(|| self.total.failed as f64 / ended as f64)
+    }
+
+    /// Mean logprob of the answers' tokens.
+    pub fn mean_logprob(&self) -> Option<f64> {
+        (self.total.scored_tokens > 0).then(|| self.total.logprob_sum / self.total.scored_tokens as f64)
+    }
+
+    /// Share of answers that were empty, cut off or repetitive.
+    pub fn flawed_share(&self) -> Option<f64> {
+        (self.total.judged > 0).then(|| self.total.flawed as f64 / self.total.judged as f64)
+    }
+
+    /// Energy a generated token, in joules.
+    pub fn joules_per_token(&self) -> Option<f64> {
+        let energy_mj = self.energy_mj?;
+        (self.total.tokens_out > 0).then(|| energy_mj as f64 / 1_000.0 / self.total.tokens_out as f64)
+    }
+
+    /// Cost a million generated tokens, in the currency.
+    pub fn cost_per_million_tokens(&self) -> Option<f64> {
+        let cost_micros = self.cost_micros?;
+        (self.total.tokens_out > 0).then(|| cost_micros as f64 / self.total.tokens_out as f64)
+    }
+
+    fn per_s(&self, count: u64) -> Option<f64> {
+        (self.seconds > 0.0).then(|| count as f64 / self.seconds)
+    }
+}
+
+/// Host readings at a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPoint {
+    /// Busy share of all cores, 0 to 1.
+    pub cpu: Option<f64>,
+    /// Used share of memory, 0 to 1.
+    pub memory: f64,
+    /// Bytes a second.
+    pub received_per_s: f64,
+    /// Bytes a second.
+    pub sent_per_s: f64,
+}
+
+impl HostPoint {
+    /// Of a frame's host.
+    pub fn of(host: &Host, interval_ms: u32) -> Self {
+        let seconds = f64::from(interval_ms.max(1)) / 1_000.0;
+        Self {
+            cpu: host.cpu_utilization,
+            memory: host.memory_used_bytes as f64 / host.memory_total_bytes.max(1) as f64,
+            received_per_s: host.network_received_bytes as f64 / seconds,
+            sent_per_s: host.network_sent_bytes as f64 / seconds,
+        }
+    }
+}
+
+/// GPU readings at a moment; what the card does not tell is absent.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuPoint {
+    /// Busy share, 0 to 1.
+    pub utilization: Option<f64>,
+    /// Used share of memory, 0 to 1.
+    pub memory: Option<f64>,
+    /// Power draw.
+    pub power_mw: Option<u32>,
+    /// Temperature.
+    pub temperature_c: Option<u32>,
+}
+
+impl GpuPoint {
+    /// Of a frame's GPU.
+    pub fn of(gpu: &Gpu) -> Self {
+        let memory = gpu.memory_used_bytes.zip(gpu.memory_total_bytes);
+        Self {
+            utilization: gpu.utilization,
+            memory: memory.map(|(used, total)| used as f64 / total.max(1) as f64),
+            power_mw: gpu.power_mw,
+            temperature_c: gpu.temperature_c,
+        }
+    }
+}

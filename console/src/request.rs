@@ -1,0 +1,102 @@
+//! What the console and the command line ask agents for.
+
+use std::time::Duration;
+
+use llmdeck_proto::v1::control_client::ControlClient;
+use llmdeck_proto::v1::jobs_client::JobsClient;
+use llmdeck_proto::v1::registry_client::RegistryClient;
+use llmdeck_proto::v1::{
+    AbortRolloutRequest, ActionContext, Artifact, ChangeResponse, DeployRequest, EvaluateRequest,
+    GetRolloutRequest, ListArtifactsRequest, RollbackRequest, Rollout,
+};
+use tonic::Request;
+use tonic::transport::Channel;
+
+use crate::app::{Action, Answer, Intent};
+use crate::link::LinkError;
+
+/// An agent that does not answer an action for so long is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Does what an intent asks of an agent; `None` for those that ask nothing of one.
+pub async fn answer(channel: Channel, intent: Intent) -> Option<Answer> {
+    match intent {
+        Intent::Quit | Intent::Suspend => None,
+        Intent::ListModels { serial, .. } => {
+            let models = artifacts(channel, "model").await;
+            let tags = models.map(|models| models.into_iter().flat_map(|model| model.tags).collect());
+            Some(Answer::Models { serial, tags })
+        }
+        Intent::Act { action, reason, expected_revision, dry_run, idempotency_key, serial, .. } => {
+            let context = ActionContext { idempotency_key, expected_revision, reason, dry_run };
+            let changed = act(channel, action, context).await;
+            Some(if dry_run {
+                Answer::Planned { serial, plan: changed.map(|change| change.plan.unwrap_or_default()) }
+            } else {
+                Answer::Accepted { serial, id: changed.map(|change| change.rollout_id) }
+            })
+        }
+    }
+}
+
+/// Asks for a change, or for what it would do.
+///
+/// # Errors
+/// Why the agent did not.
+pub async fn act(
+    channel: Channel,
+    action: Action,
+    context: ActionContext,
+) -> Result<ChangeResponse, LinkError> {
+    let context = Some(context);
+    let mut control = ControlClient::new(channel.clone());
+    let answer = match action {
+        Action::Deploy { deployment, model, force } => {
+            control.deploy(patient(DeployRequest { deployment, context, model, force })).await?
+        }
+        Action::Rollback { deployment, to_revision } => {
+            control.rollback(patient(RollbackRequest { deployment, context, to_revision })).await?
+        }
+        Action::Abort { deployment } => {
+            control.abort_rollout(patient(AbortRolloutRequest { deployment, context })).await?
+        }
+        Action::Evaluate { deployment } => {
+            let job = evaluate(channel, deployment).await?;
+            return Ok(ChangeResponse { plan: None, rollout_id: job });
+        }
+    };
+    Ok(answer.into_inner())
+}
+
+/// Scores what serves now; the job's id.
+///
+/// # Errors
+/// Why the agent did not.
+pub async fn evaluate(channel: Channel, deployment: String) -> Result<String, LinkError> {
+    let request = EvaluateRequest { deployment, revision: 0 };
+    Ok(JobsClient::new(channel).evaluate(patient(request)).await?.into_inner().job_id)
+}
+
+/// A rollout by its id, or the latest of a deployment where the id is empty.
+///
+/// # Errors
+/// Why the agent did not tell.
+pub async fn rollout(channel: Channel, deployment: &str, id: &str) -> Result<Option<Rollout>, LinkError> {
+    let request = GetRolloutRequest { deployment: deployment.to_owned(), rollout_id: id.to_owned() };
+    Ok(ControlClient::new(channel).get_rollout(patient(request)).await?.into_inner().rollout)
+}
+
+/// Artifacts of a kind.
+///
+/// # Errors
+/// Why the agent did not tell.
+pub async fn artifacts(channel: Channel, kind: &str) -> Result<Vec<Artifact>, LinkError> {
+    let request = ListArtifactsRequest { kind: kind.to_owned() };
+    Ok(RegistryClient::new(channel).list_artifacts(patient(request)).await?.into_inner().artifacts)
+}
+
+fn patient<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(PATIENCE);
+    request
+}

@@ -1,0 +1,167 @@
+use llmdeck_proto::v1::rollout::State;
+use llmdeck_proto::v1::{ChangePlan, Rollout};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::View;
+use super::fleet::revision_name;
+use super::format::{age, percent};
+use super::overlay::boxed;
+use super::pen::Pen;
+use crate::app::{Dialog, DialogKind, Field, PlanState, Progress, TextField};
+use crate::theme::Tone;
+
+const WIDTH: u16 = 78;
+const HEIGHT: u16 = 15;
+const LABEL: u16 = 9;
+
+pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Buffer) {
+    let title = match dialog.kind {
+        DialogKind::Deploy { .. } => format!("Deploy {}", dialog.key.name),
+        DialogKind::Rollback => format!("Roll back {}", dialog.key.name),
+    };
+    let mut pen = boxed(view, &title, (WIDTH, HEIGHT), area, buffer);
+    let last = HEIGHT - 3;
+    let mut y = 0;
+    if let DialogKind::Deploy { model, force, .. } = &dialog.kind {
+        field(
+            view,
+            &mut pen,
+            y,
+            "model",
+            model,
+            dialog.field == Field::Model && dialog.progress == Progress::Editing,
+        );
+        y += 1;
+        if dialog.field == Field::Model && matches!(dialog.plan, PlanState::None) {
+            let suggestions = dialog.suggestions().join("  ");
+            pen.put(LABEL, y, &suggestions, Tone::Quiet);
+        }
+        if *force {
+            pen.put_right(pen.area.width, y, "forced past the floor", Tone::Warning);
+        }
+        y += 1;
+    }
+    match &dialog.plan {
+        PlanState::None => {}
+        PlanState::Asked(_) => {
+            pen.put(LABEL, y, "asking the agent what would change", Tone::Quiet);
+        }
+        PlanState::Ready(plan) => y = draw_plan(&mut pen, y, plan),
+    }
+    y += 1;
+    if matches!(dialog.plan, PlanState::Ready(_)) || dialog.kind == DialogKind::Rollback {
+        let editing = dialog.field == Field::Reason && dialog.progress == Progress::Editing;
+        field(view, &mut pen, y.min(last - 2), "reason", &dialog.reason, editing);
+    }
+    draw_progress(view, dialog, &mut pen, last);
+}
+
+fn field(view: &View<'_>, pen: &mut Pen<'_>, y: u16, label: &str, text: &TextField, editing: bool) {
+    pen.put(0, y, label, Tone::Quiet);
+    let (before, behind) = text.split();
+    let cursor = if editing { view.theme.symbols.cursor } else { "" };
+    // The end of a long text is what is being typed.
+    let room = usize::from(pen.area.width.saturating_sub(LABEL + 2));
+    let hidden = before.chars().count().saturating_sub(room);
+    let shown: String = before.chars().skip(hidden).collect();
+    pen.put(LABEL, y, &format!("{shown}{cursor}{behind}"), Tone::Strong);
+}
+
+fn draw_plan(pen: &mut Pen<'_>, mut y: u16, plan: &ChangePlan) -> u16 {
+    let name = &plan.deployment;
+    let from = revision_name(name, plan.from_revision, &plan.from_model);
+    let to = revision_name(name, plan.to_revision, &plan.to_model);
+    pen.put(0, y, "from", Tone::Quiet);
+    pen.put(LABEL, y, if plan.from_revision == 0 { "nothing" } else { &from }, Tone::Plain);
+    y += 1;
+    pen.put(0, y, "to", Tone::Quiet);
+    let end = pen.put(LABEL, y, &to, Tone::Plain);
+    if plan.standby_ready {
+        pen.put(end + 2, y, "standby, ready now", Tone::Information);
+    }
+    y += 1;
+    for (index, effect) in plan.effects.iter().enumerate() {
+        pen.put(0, y, if index == 0 { "effect" } else { "" }, Tone::Quiet);
+        pen.put(LABEL, y, effect, Tone::Plain);
+        y += 1;
+    }
+    pen.put(0, y, "undo", Tone::Quiet);
+    pen.put(LABEL, y, &plan.undo, Tone::Plain);
+    y + 1
+}
+
+/// The last two lines: how it goes, and which keys do what.
+fn draw_progress(view: &View<'_>, dialog: &Dialog, pen: &mut Pen<'_>, last: u16) {
+    let keys = match &dialog.progress {
+        Progress::Editing => match (&dialog.kind, &dialog.plan) {
+            (DialogKind::Rollback, _) => "Enter roll back   Esc no",
+            (_, PlanState::Ready(_)) => "Enter deploy   Tab model   Ctrl-F force   Esc no",
+            _ => "Enter see what would change   Down choose   Esc no",
+        },
+        Progress::Sent(_) => "Esc close",
+        Progress::Following(_) => "Enter close; it goes on",
+    };
+    pen.put_right(pen.area.width, last, keys, Tone::Quiet);
+    if let Some(error) = &dialog.error {
+        wrapped(pen, last - 2, error, Tone::Bad);
+        return;
+    }
+    match &dialog.progress {
+        Progress::Editing => {}
+        Progress::Sent(_) => {
+            pen.put(0, last - 1, "sent", Tone::Information);
+        }
+        Progress::Following(id) => match find(view, dialog, id) {
+            Some(rollout) => {
+                let (text, tone) = progress_line(view, rollout);
+                wrapped(pen, last - 2, &text, tone);
+            }
+            None => {
+                pen.put(0, last - 1, "accepted", Tone::Information);
+            }
+        },
+    }
+}
+
+fn find<'a>(view: &View<'a>, dialog: &Dialog, id: &str) -> Option<&'a Rollout> {
+    let frame = view.model.nodes.get(dialog.key.node)?.frame.as_ref()?;
+    frame.rollouts.iter().find(|rollout| rollout.id == id)
+}
+
+/// How a rollout stands, in one sentence.
+pub(super) fn progress_line(view: &View<'_>, rollout: &Rollout) -> (String, Tone) {
+    let revision = format!("{}@{}", rollout.deployment, rollout.to_revision);
+    let took = rollout.ended_unix_ms.unwrap_or(view.now_unix_ms) - rollout.started_unix_ms;
+    let failed = rollout.failed_requests;
+    match rollout.state() {
+        State::Done => {
+            (format!("{revision} {}; {failed} failed ({})", rollout.detail, age(took)), Tone::Information)
+        }
+        State::Failed => (format!("{revision} failed: {}", rollout.detail), Tone::Bad),
+        State::Aborted => (format!("{revision} {}", rollout.detail), Tone::Warning),
+        _ => {
+            let progress = rollout.progress.map(|share| format!(" {}", percent(share))).unwrap_or_default();
+            (format!("{revision}: {}{progress} ({})", rollout.detail, age(took)), Tone::Information)
+        }
+    }
+}
+
+/// Over two lines where one is too short.
+fn wrapped(pen: &mut Pen<'_>, y: u16, text: &str, tone: Tone) {
+    let room = usize::from(pen.area.width);
+    let (mut first, mut rest) = (String::new(), String::new());
+    for word in text.split(' ') {
+        let line = if rest.is_empty() && first.chars().count() + word.chars().count() < room {
+            &mut first
+        } else {
+            &mut rest
+        };
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    pen.put(0, y, &first, tone);
+    pen.put(0, y + 1, &rest, tone);
+}

@@ -1,0 +1,9 @@
+//! Small pictures of numbers: sparklines, bars, lines over time, heatmaps.
+
+mod heatmap;
+mod plot;
+mod spark;
+
+pub use heatmap::heatmap;
+pub use plot::{Line, log_rows, plot};
+pub use spark::{bar, sparkline};
