@@ -1,1 +1,32 @@
-//! stub
+//! What the end-to-end tests share: the real binaries, agents as processes, the console in a pseudo-terminal.
+
+// A test that cannot go on says where; this crate is nothing but tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod agent;
+mod binaries;
+mod pty;
+
+use std::time::{Duration, Instant};
+
+pub use agent::{AgentProcess, ASSISTANT, change, context, traffic};
+pub use binaries::{Binaries, binaries};
+pub use pty::Console;
+
+/// Longest that a test waits for a fact.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `fact` has a value.
+///
+/// # Panics
+/// When it has none within `PATIENCE`.
+pub async fn wait_for<T>(what: &str, mut fact: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = fact().await {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

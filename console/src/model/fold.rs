@@ -52,8 +52,9 @@ impl NodeModel {
             self.gpus.entry(gpu.uuid.clone()).or_default().push(GpuPoint::of(gpu));
         }
         for deployment in &frame.deployments {
-            let point = DeploymentPoint::of(deployment, frame.time_unix_ms, frame.interval_ms);
-            self.deployments.entry(deployment.name.clone()).or_default().push(point);
+            let series = self.deployments.entry(deployment.name.clone()).or_default();
+            let point = DeploymentPoint::of(deployment, frame.time_unix_ms, frame.interval_ms, series);
+            series.push(point);
         }
     }
 }

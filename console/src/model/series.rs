@@ -7,6 +7,9 @@ use super::distribution::Distribution;
 /// Points kept of each series: ten minutes at one a second.
 const MOST_POINTS: usize = 600;
 
+/// Intervals that the percentiles of a point are taken over.
+pub const SMOOTHED: usize = 5;
+
 /// Points in order of time, the newest last.
 #[derive(Clone, Debug)]
 pub struct Series<T> {
@@ -70,8 +73,11 @@ pub struct DeploymentPoint {
     pub interval_ms: u32,
     /// What was stable at its end.
     pub stable_revision: u32,
-    /// TTFT over all revisions.
+    /// TTFT over all revisions and the last `SMOOTHED` intervals, this one the newest: few requests make percentiles
+    /// jump.
     pub ttft: Option<Percentiles>,
+    /// Golden score of the stable revision.
+    pub golden_score: Option<f64>,
     /// By revision.
     pub revisions: Vec<RevisionPoint>,
     /// Requests waiting at its end.
@@ -110,15 +116,18 @@ pub struct RevisionPoint {
 }
 
 impl DeploymentPoint {
-    /// Of a frame's deployment.
-    pub fn of(deployment: &Deployment, time_unix_ms: i64, interval_ms: u32) -> Self {
+    /// Of a frame's deployment, behind the points in `past`.
+    pub fn of(deployment: &Deployment, time_unix_ms: i64, interval_ms: u32, past: &Series<Self>) -> Self {
         let revisions: Vec<RevisionPoint> = deployment.revisions.iter().map(RevisionPoint::of).collect();
-        let ttft = Distribution::merged(revisions.iter().map(|revision| &revision.ttft));
+        let before = past.last(SMOOTHED - 1).flat_map(|point| &point.revisions);
+        let ttft = Distribution::merged(before.chain(&revisions).map(|revision| &revision.ttft));
+        let stable = deployment.revisions.iter().find(|known| known.number == deployment.stable_revision);
         Self {
             time_unix_ms,
             interval_ms,
             stable_revision: deployment.stable_revision,
             ttft: Percentiles::of(&ttft),
+            golden_score: stable.and_then(|known| known.quality).and_then(|quality| quality.golden_score),
             revisions,
             queue_depth: deployment.queue_depth,
             energy_mj: deployment.energy_mj,

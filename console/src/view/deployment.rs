@@ -9,9 +9,9 @@ use super::format::{bytes, milliseconds, model_name, percent, rate};
 use super::pen::{Cell, Column, Pen};
 use super::{View, WINDOW};
 use crate::app::{Health, deployment_health};
-use crate::model::{DeploymentKey, DeploymentPoint, Percentiles, Series, Window};
+use crate::model::{DeploymentKey, DeploymentPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Window};
 use crate::theme::Tone;
-use crate::widget::{Line, heatmap, log_rows, plot};
+use crate::widget::{Line, heatmap, log_rows, plot, sparkline};
 
 /// Chart and heatmap stand side by side from here on.
 const WIDE: u16 = 120;
@@ -60,6 +60,7 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
     }
     let window = view.model.series(key).map(|series| series.window(WINDOW, None)).unwrap_or_default();
     pen.put(3, 1, &figures(view, deployment, &window), Tone::Plain);
+    trends(view, key, pen);
     if let Some(rollout) = view.model.rollout(key) {
         let (text, tone) = progress_line(view, rollout);
         pen.put(
@@ -68,6 +69,31 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
             &text,
             if rollout.ended_unix_ms.is_some() && tone == Tone::Information { Tone::Quiet } else { tone },
         );
+    }
+}
+
+/// Wide screens have room for what moved: tokens and failures a second, and the score of what served.
+fn trends(view: &View<'_>, key: &DeploymentKey, pen: &mut Pen<'_>) {
+    const ROOM: usize = 40;
+    const LABEL: u16 = 10;
+    let width = ROOM as u16 + LABEL + 1;
+    let Some(series) = view.model.series(key).filter(|_| pen.area.width >= WIDE + 40) else { return };
+    let per_s = |of: fn(&RevisionPoint) -> u64| -> Vec<Option<f64>> {
+        let rate = |point: &DeploymentPoint| {
+            let count: u64 = point.revisions.iter().map(of).sum();
+            count as f64 * 1_000.0 / f64::from(point.interval_ms.max(1))
+        };
+        series.last(ROOM).map(|point| Some(rate(point))).collect()
+    };
+    let lines = [
+        ("tok/s", per_s(|revision| revision.tokens_out), None),
+        ("failed/s", per_s(|revision| revision.failed), None),
+        ("quality", series.last(ROOM).map(|point| point.golden_score).collect(), Some(1.0)),
+    ];
+    let x = pen.area.width - width;
+    for (y, (label, values, most)) in (0..).zip(&lines) {
+        pen.put(x, y, label, Tone::Quiet);
+        pen.put(x + LABEL, y, &sparkline(values, ROOM, *most, &view.theme.symbols), Tone::Plain);
     }
 }
 
@@ -111,7 +137,7 @@ fn percentiles(
     series: &Series<DeploymentPoint>,
     pen: &mut Pen<'_>,
 ) {
-    pen.rule(0, "TTFT p50 p95 p99, ms");
+    pen.rule(0, &format!("TTFT p50 p95 p99 over {SMOOTHED} intervals, ms"));
     let height = pen.area.height.saturating_sub(2);
     let width = pen.area.width.saturating_sub(AXIS + 1);
     let points: Vec<&DeploymentPoint> = series.last(width.into()).collect();

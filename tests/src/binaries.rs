@@ -1,0 +1,37 @@
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Paths of what is tested.
+#[derive(Debug)]
+pub struct Binaries {
+    /// `llmdeck-agent`
+    pub agent: PathBuf,
+    /// `llmdeck`, with the demo.
+    pub console: PathBuf,
+    /// The fake `libnvidia-ml.so`.
+    pub nvml: PathBuf,
+}
+
+/// Builds them as the rest of the workspace was built, which does nothing when they are up to date: cargo builds no
+/// binaries of other packages for a test.
+pub fn binaries() -> &'static Binaries {
+    static BINARIES: OnceLock<Binaries> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let profile_folder = test.ancestors().nth(2).unwrap();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--workspace", "--all-features", "--lib", "--bins"]);
+        if profile_folder.ends_with("release") {
+            build.arg("--release");
+        }
+        build.env("CARGO_TARGET_DIR", profile_folder.parent().unwrap());
+        assert!(build.status().unwrap().success(), "the binaries do not build");
+        Binaries {
+            agent: profile_folder.join("llmdeck-agent"),
+            console: profile_folder.join("llmdeck"),
+            nvml: profile_folder.join("libllmdeck_fake_nvml.so"),
+        }
+    })
+}

@@ -1,0 +1,221 @@
+//! The OpenAI API as clients and their mistakes meet it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use llmdeck_load::ChatError;
+use llmdeck_tests::{ASSISTANT, AgentProcess, PATIENCE, traffic, wait_for};
+use serde_json::{Value, json};
+
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Response {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// One request over a connection of its own, byte by byte as given.
+fn raw(agent: &AgentProcess, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(agent.http()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The agent may answer and close before everything is written.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn send(agent: &AgentProcess, method: &str, path: &str, body: &str) -> Response {
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: llmdeck\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    );
+    let answer = raw(agent, request.as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+fn chat(agent: &AgentProcess, body: &Value) -> Response {
+    send(agent, "POST", "/v1/chat/completions", &body.to_string())
+}
+
+fn question(text: &str) -> Value {
+    json!({ "model": "assistant", "temperature": 0, "messages": [{ "role": "user", "content": text }] })
+}
+
+fn with(mut body: Value, field: &str, value: Value) -> Value {
+    body[field] = value;
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_openais() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let whole = chat(&agent, &with(question("compute 52 + 28"), "logprobs", json!(true)));
+    assert_eq!(whole.status, 200);
+    assert!(whole.head.contains("x-llmdeck-revision: assistant@1"), "{}", whole.head);
+    let body = whole.json();
+    assert_eq!(body["object"], "chat.completion");
+    assert_eq!(body["choices"][0]["message"]["content"], "80");
+    assert_eq!(body["choices"][0]["finish_reason"], "stop");
+    assert!(body["system_fingerprint"].as_str().unwrap().starts_with("assistant@1-"));
+    let logprobs = body["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(logprobs.len() as u64, body["usage"]["completion_tokens"].as_u64().unwrap());
+    assert!(logprobs.iter().all(|entry| entry["logprob"].as_f64().unwrap() <= 0.0));
+
+    let options = json!({ "include_usage": true });
+    let streamed = with(with(question("compute 52 + 28"), "stream", json!(true)), "stream_options", options);
+    let streamed = chat(&agent, &streamed);
+    let parts: Vec<&str> = streamed.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(parts.last(), Some(&"[DONE]"));
+    let parts: Vec<Value> =
+        parts[..parts.len() - 1].iter().map(|part| serde_json::from_str(part).unwrap()).collect();
+    let text: String = parts.iter().filter_map(|part| part["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text, "80");
+    let usage = parts.last().unwrap();
+    assert_eq!((&usage["choices"], &usage["usage"]), (&json!([]), &body["usage"]));
+
+    let cut = chat(&agent, &with(question("compute 52 + 28"), "max_tokens", json!(1))).json();
+    assert_eq!(cut["choices"][0]["finish_reason"], "length");
+    let stopped = chat(&agent, &with(question("compute 52 + 28"), "stop", json!("0"))).json();
+    assert_eq!(stopped["choices"][0]["message"]["content"], "8");
+
+    let models = send(&agent, "GET", "/v1/models", "").json();
+    assert_eq!(models["data"][0]["id"], "assistant");
+    let completion = json!({ "model": "assistant", "prompt": "compute", "max_tokens": 3, "temperature": 0 });
+    let completion = send(&agent, "POST", "/v1/completions", &completion.to_string()).json();
+    assert_eq!((&completion["object"], &completion["usage"]["completion_tokens"]), (&json!("text_completion"), &json!(3)));
+    let metrics = wait_for("the counted requests", async || {
+        let metrics = send(&agent, "GET", "/metrics", "").body;
+        metrics.contains("llmdeck_requests_total{model=\"assistant\",revision=\"1\",outcome=\"ok\"} 6").then_some(metrics)
+    });
+    assert!(metrics.await.contains("gen_ai_server_time_to_first_token_seconds_bucket"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_are_named_and_the_agent_lives_on() {
+    let mut agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let ok = || question("compute 52 + 28");
+    for (body, status, param) in [
+        (with(ok(), "temperature", json!("hot")), 400, json!("temperature")),
+        (with(ok(), "temperature", json!(9)), 400, json!("temperature")),
+        (with(ok(), "top_logprobs", json!(3)), 400, json!("top_logprobs")),
+        (with(ok(), "messages", json!([])), 400, json!("messages")),
+        (with(ok(), "messages", json!([{ "role": "robot", "content": "x" }])), 400, json!("messages[0].role")),
+        (with(ok(), "messages", json!([{ "role": "user", "content": "x".repeat(4_000) }])), 400, json!("messages")),
+        (with(ok(), "response_format", json!({ "type": "xml" })), 400, json!("response_format.type")),
+        (with(ok(), "model", json!("nonesuch")), 404, json!("model")),
+    ] {
+        let response = chat(&agent, &body);
+        let error = &response.json()["error"];
+        assert_eq!((response.status, &error["param"]), (status, &param), "{}", response.body);
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+    assert!(chat(&agent, &with(ok(), "model", json!("nonesuch"))).body.contains("there is assistant"));
+    assert_eq!(send(&agent, "POST", "/v1/chat/completions", "{\"model\":").status, 400);
+    assert_eq!(send(&agent, "POST", "/v1/chat/completions", &"[".repeat(100_000)).status, 400);
+    assert_eq!(send(&agent, "GET", "/v1/chat/completions", "").status, 405);
+    assert_eq!(send(&agent, "GET", "/nowhere", "").status, 404);
+    let huge = with(ok(), "messages", json!([{ "role": "user", "content": "x".repeat(5 << 20) }]));
+    assert_eq!(chat(&agent, &huge).status, 413);
+    raw(&agent, &[0, 159, 146, 150, 13, 10, 13, 10]);
+    raw(&agent, b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\n");
+
+    let mut socket = UnixStream::connect(agent.socket()).unwrap();
+    socket.write_all(&[0xff; 4_096]).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let _ = socket.read_to_end(&mut Vec::new());
+    assert_eq!(agent.ready().await, "assistant@1");
+    assert!(agent.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_turns_away_with_the_time_to_come_back() {
+    let agent = AgentProcess::start(&format!("{ASSISTANT}max_concurrent = 1\nqueue_limit = 1\n"));
+    agent.ready().await;
+    let client = agent.client("assistant");
+    let asked = (0..24).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.ask("sum of 1 and 50?").await })
+    });
+    let mut turned_away = 0;
+    for answer in asked.collect::<Vec<_>>() {
+        match answer.await.unwrap() {
+            Ok(outcome) => assert_eq!(outcome.text, "51"),
+            Err(ChatError::Status { status: 429, body }) => {
+                assert!(body.contains("queue_full"), "{body}");
+                turned_away += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(turned_away > 0, "one at a time took all of 24 at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_serve_says_so_with_503_and_is_not_ready() {
+    let config = ASSISTANT.replace("model = \"assistant\"", "model = \"missing.gguf\"");
+    let agent = AgentProcess::start(&config);
+    let why = wait_for("the reason", async || {
+        let ready = send(&agent, "GET", "/readyz", "");
+        (ready.status == 503 && ready.body.contains("missing.gguf")).then_some(ready)
+    });
+    assert_eq!(why.await.json()["ready"], false);
+    assert_eq!(send(&agent, "GET", "/healthz", "").status, 200);
+    let refused = chat(&agent, &question("compute 52 + 28"));
+    assert_eq!(refused.status, 503);
+    assert!(refused.head.contains("retry-after"), "{}", refused.head);
+    assert!(refused.body.contains("missing.gguf"), "{}", refused.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_is_noticed() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let body = json!({
+        "model": "assistant", "stream": true, "max_tokens": 400, "logit_bias": { "0": -100, "1": -100, "2": -100 },
+        "messages": [{ "role": "user", "content": "compute 52 + 28" }],
+    })
+    .to_string();
+    let mut stream = TcpStream::connect(agent.http()).unwrap();
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 200]).unwrap();
+    drop(stream);
+    wait_for("the cancelled request", async || {
+        let metrics = send(&agent, "GET", "/metrics", "").body;
+        metrics.contains("outcome=\"cancelled\"} 1").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_lets_what_runs_finish_and_says_how_many() {
+    let mut agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let load = traffic(&agent, 40.0);
+    wait_for("traffic", async || (load.report().ok > 20).then_some(())).await;
+    agent.terminate();
+    let (status, log) = tokio::task::block_in_place(|| agent.wait());
+    assert!(status.success());
+    let stopped = log.iter().find(|entry| entry["fields"]["message"] == "stopped");
+    let fields = &stopped.unwrap_or_else(|| panic!("{log:?}"))["fields"];
+    assert_eq!(fields["cut_off"], 0, "{fields}");
+    let report = load.stop().await;
+    let broken: Vec<&String> = report
+        .errors
+        .keys()
+        .filter(|words| !words.contains("503") && !words.contains("refused") && !words.contains("closed"))
+        .collect();
+    assert!(broken.is_empty(), "an answer was cut off: {:?}", report.errors);
+}
