@@ -63,7 +63,10 @@ impl Terminal {
         restore()?;
         raise(Signal::SIGTSTP)?;
         prepare()?;
-        self.inner.clear()
+        // Afresh, so that everything is drawn again; clearing would ask the terminal where its cursor is, and the answer
+        // would be taken for keys.
+        self.inner = ratatui::Terminal::new(CrosstermBackend::new(stdout()))?;
+        Ok(())
     }
 }
 

@@ -153,7 +153,9 @@ fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, mps
     });
     let mut seen = Vec::new();
     let http = loop {
-        let Ok(entry) = log.recv_timeout(PATIENCE) else { panic!("the agent does not listen; it logged {seen:?}") };
+        let Ok(entry) = log.recv_timeout(PATIENCE) else {
+            panic!("the agent does not listen; it logged {seen:?}")
+        };
         if let Some(http) = entry["fields"]["http"].as_str() {
             break http.to_owned();
         }

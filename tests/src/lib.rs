@@ -1,15 +1,12 @@
 //! What the end-to-end tests share: the real binaries, agents as processes, the console in a pseudo-terminal.
 
-// A test that cannot go on says where; this crate is nothing but tests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod agent;
 mod binaries;
 mod pty;
 
 use std::time::{Duration, Instant};
 
-pub use agent::{AgentProcess, ASSISTANT, change, context, traffic};
+pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
 pub use pty::Console;
 

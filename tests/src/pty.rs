@@ -22,9 +22,20 @@ impl Console {
 
     /// The same, with variables in its environment.
     pub fn start_with(arguments: &[&str], columns: u16, lines: u16, environment: &[(&str, &str)]) -> Self {
-        let pty = native_pty_system().openpty(size(columns, lines)).unwrap();
         let mut command = CommandBuilder::new(&binaries().console);
         command.args(arguments);
+        Self::run(command, columns, lines, environment)
+    }
+
+    /// Runs a script in a shell with job control, on 80x24; `$LLMDECK` is the console's path.
+    pub fn start_in_shell(script: &str) -> Self {
+        let mut command = CommandBuilder::new("bash");
+        command.args(["-m", "-c", script]);
+        Self::run(command, 80, 24, &[("LLMDECK", binaries().console.to_str().unwrap())])
+    }
+
+    fn run(mut command: CommandBuilder, columns: u16, lines: u16, environment: &[(&str, &str)]) -> Self {
+        let pty = native_pty_system().openpty(size(columns, lines)).unwrap();
         command.env_clear();
         for (name, value) in [("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("PATH", "/usr/bin:/bin")] {
             command.env(name, value);
@@ -33,7 +44,11 @@ impl Console {
             command.env(name, value);
         }
         let child = pty.slave.spawn_command(command).unwrap();
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(lines.try_into().unwrap(), columns.try_into().unwrap(), 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(
+            lines.try_into().unwrap(),
+            columns.try_into().unwrap(),
+            0,
+        )));
         let mut reader = pty.master.try_clone_reader().unwrap();
         std::thread::spawn({
             let screen = Arc::clone(&screen);

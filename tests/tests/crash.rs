@@ -63,7 +63,10 @@ async fn fifty_kills_in_the_middle_of_a_change_never_break_a_promise() {
         serving = after;
         let channel = agent.channel();
         let rollout = request::rollout(channel, "assistant", "").await.unwrap();
-        assert!(rollout.is_none_or(|rollout| rollout.ended_unix_ms.is_some()), "round {round}: a rollout hangs");
+        assert!(
+            rollout.is_none_or(|rollout| rollout.ended_unix_ms.is_some()),
+            "round {round}: a rollout hangs"
+        );
     }
     assert!(kept > 0, "no change was ever quick enough; the test has lost its meaning");
     // And it still can be changed.

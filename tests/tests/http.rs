@@ -38,7 +38,8 @@ fn send(agent: &AgentProcess, method: &str, path: &str, body: &str) -> Response 
         "{method} {path} HTTP/1.1\r\nhost: llmdeck\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     );
     let answer = raw(agent, request.as_bytes());
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}: {answer:?}"));
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
@@ -79,7 +80,8 @@ async fn answers_are_openais() {
     assert_eq!(parts.last(), Some(&"[DONE]"));
     let parts: Vec<Value> =
         parts[..parts.len() - 1].iter().map(|part| serde_json::from_str(part).unwrap()).collect();
-    let text: String = parts.iter().filter_map(|part| part["choices"][0]["delta"]["content"].as_str()).collect();
+    let text: String =
+        parts.iter().filter_map(|part| part["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(text, "80");
     let usage = parts.last().unwrap();
     assert_eq!((&usage["choices"], &usage["usage"]), (&json!([]), &body["usage"]));
@@ -93,10 +95,15 @@ async fn answers_are_openais() {
     assert_eq!(models["data"][0]["id"], "assistant");
     let completion = json!({ "model": "assistant", "prompt": "compute", "max_tokens": 3, "temperature": 0 });
     let completion = send(&agent, "POST", "/v1/completions", &completion.to_string()).json();
-    assert_eq!((&completion["object"], &completion["usage"]["completion_tokens"]), (&json!("text_completion"), &json!(3)));
+    assert_eq!(
+        (&completion["object"], &completion["usage"]["completion_tokens"]),
+        (&json!("text_completion"), &json!(3))
+    );
     let metrics = wait_for("the counted requests", async || {
         let metrics = send(&agent, "GET", "/metrics", "").body;
-        metrics.contains("llmdeck_requests_total{model=\"assistant\",revision=\"1\",outcome=\"ok\"} 6").then_some(metrics)
+        metrics
+            .contains("llmdeck_requests_total{model=\"assistant\",revision=\"1\",outcome=\"ok\"} 6")
+            .then_some(metrics)
     });
     assert!(metrics.await.contains("gen_ai_server_time_to_first_token_seconds_bucket"));
 }
@@ -111,8 +118,16 @@ async fn mistakes_are_named_and_the_agent_lives_on() {
         (with(ok(), "temperature", json!(9)), 400, json!("temperature")),
         (with(ok(), "top_logprobs", json!(3)), 400, json!("top_logprobs")),
         (with(ok(), "messages", json!([])), 400, json!("messages")),
-        (with(ok(), "messages", json!([{ "role": "robot", "content": "x" }])), 400, json!("messages[0].role")),
-        (with(ok(), "messages", json!([{ "role": "user", "content": "x".repeat(4_000) }])), 400, json!("messages")),
+        (
+            with(ok(), "messages", json!([{ "role": "robot", "content": "x" }])),
+            400,
+            json!("messages[0].role"),
+        ),
+        (
+            with(ok(), "messages", json!([{ "role": "user", "content": "x".repeat(4_000) }])),
+            400,
+            json!("messages"),
+        ),
         (with(ok(), "response_format", json!({ "type": "xml" })), 400, json!("response_format.type")),
         (with(ok(), "model", json!("nonesuch")), 404, json!("model")),
     ] {
@@ -188,7 +203,8 @@ async fn a_client_that_leaves_is_noticed() {
     })
     .to_string();
     let mut stream = TcpStream::connect(agent.http()).unwrap();
-    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all((head + &body).as_bytes()).unwrap();
     stream.read_exact(&mut [0; 200]).unwrap();
     drop(stream);

@@ -30,7 +30,8 @@ async fn no_request_fails_while_revisions_come_and_go() {
     for round in 0..3 {
         done(&change(&channel, deploy("assistant-worse"), "round").await.unwrap());
         let answered = load.report().ok;
-        wait_for("traffic on the new revision", async || (load.report().ok > answered + 20).then_some(())).await;
+        wait_for("traffic on the new revision", async || (load.report().ok > answered + 20).then_some(()))
+            .await;
         let back = change(&channel, rollback(), "back").await.unwrap();
         done(&back);
         assert_eq!(back.to_revision, 1, "round {round}");
@@ -51,7 +52,8 @@ async fn a_candidate_below_the_floor_is_refused_unless_forced() {
     assert_eq!(refused.state(), State::Failed);
     assert!(refused.detail.contains("below the floor of 0.80"), "{}", refused.detail);
     assert_eq!(agent.ready().await, "assistant@1");
-    let forced = Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: true };
+    let forced =
+        Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: true };
     done(&change(&channel, forced, "").await.unwrap());
     assert_eq!(agent.ready().await, "assistant@3");
 }
@@ -76,12 +78,14 @@ async fn the_second_operator_is_refused_and_told_who_was_first() {
     let agent = AgentProcess::start(ASSISTANT);
     agent.ready().await;
     let channel = agent.channel();
-    let first = request::act(channel.clone(), deploy("assistant-worse"), context("longer context")).await.unwrap();
+    let first =
+        request::act(channel.clone(), deploy("assistant-worse"), context("longer context")).await.unwrap();
     let second = request::act(channel.clone(), deploy("assistant-untaught"), context("mine")).await;
     let Err(LinkError::Refused(words)) = second else { panic!("{second:?}") };
     assert!(words.contains("longer context") && words.contains("revision 2"), "{words}");
     let ended = wait_for("the first rollout", async || {
-        let rollout = request::rollout(channel.clone(), "assistant", &first.rollout_id).await.unwrap().unwrap();
+        let rollout =
+            request::rollout(channel.clone(), "assistant", &first.rollout_id).await.unwrap().unwrap();
         rollout.ended_unix_ms.map(|_| rollout)
     });
     done(&ended.await);
@@ -137,7 +141,8 @@ async fn every_action_is_in_the_audit_with_who_what_why_and_how_it_ended() {
         (audit.lines().count() == 2).then_some(audit)
     });
     let audit = audit.await;
-    let records: Vec<serde_json::Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let records: Vec<serde_json::Value> =
+        audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let uid = nix::unistd::Uid::current().as_raw();
     assert_eq!(records[0]["uid"], uid);
     assert_eq!(

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use llmdeck_proto::v1::{Alert, Deployment, Event, Frame, Rollout};
 
 pub use distribution::Distribution;
-pub use series::{DeploymentPoint, GpuPoint, HostPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Window};
+pub use series::{
+    DeploymentPoint, GpuPoint, HostPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Window,
+};
 
 /// Most events kept, over all nodes.
 pub const MOST_EVENTS: usize = 2_000;

@@ -74,8 +74,8 @@ fn draw_deployments(view: &View<'_>, keys: &[DeploymentKey], pen: &mut Pen<'_>, 
     pen.rule(0, "Deployments");
     pen.titles(1, &columns);
     if keys.is_empty() {
-        let text = if view.app.filter.text().is_empty() { "none yet" } else { "nothing matches the filter" };
-        pen.put(3, 2, text, Tone::Quiet);
+        let (text, tone) = nothing(view);
+        pen.put(3, 2, &text, tone);
     }
     let selected = keys.iter().position(|key| view.app.selected == Some(Row::Deployment(key.clone())));
     let lines = pen.area.height.saturating_sub(2);
@@ -94,6 +94,18 @@ fn draw_deployments(view: &View<'_>, keys: &[DeploymentKey], pen: &mut Pen<'_>, 
         }
         hits.0.push((Rect { y: pen.area.y + y, height: 1, ..pen.area }, Row::Deployment(key.clone())));
     }
+}
+
+/// Why there is no deployment to show.
+fn nothing(view: &View<'_>) -> Cell {
+    if !view.app.filter.text().is_empty() {
+        return ("nothing matches the filter".into(), Tone::Quiet);
+    }
+    let lost = view.model.nodes.iter().find_map(|node| match &node.link {
+        LinkState::Lost { reason } => Some(reason),
+        LinkState::Connecting | LinkState::Live => None,
+    });
+    lost.map_or_else(|| ("none yet".into(), Tone::Quiet), |reason| (reason.clone(), Tone::Bad))
 }
 
 fn deployment_cells(view: &View<'_>, key: &DeploymentKey, wide: bool) -> Vec<Cell> {

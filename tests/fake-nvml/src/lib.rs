@@ -112,7 +112,10 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(out: *mut c_uint) -> nvmlReturn_t
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, out: *mut nvmlDevice_t) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
+    index: c_uint,
+    out: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
     let device = handle(index as usize + 1);
     unsafe { tell(out, card(device).map(|_| Some(device))) }
 }
@@ -128,7 +131,11 @@ pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, out: *mut c_char, length: c_uint) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetUUID(
+    device: nvmlDevice_t,
+    out: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
     match card(device) {
         Ok(card) => unsafe { tell_text(out, length, &card.uuid) },
         Err(code) => code,
@@ -136,7 +143,11 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, out: *mut c_cha
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, out: *mut c_char, length: c_uint) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetName(
+    device: nvmlDevice_t,
+    out: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
     match card(device) {
         Ok(card) => unsafe { tell_text(out, length, &card.name) },
         Err(code) => code,
@@ -150,7 +161,13 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
 ) -> nvmlReturn_t {
     let memory = card(device).map(|card| {
         let (used, total) = (card.memory_used_bytes?, card.memory_total_bytes?);
-        Some(nvmlMemory_v2_t { version: unsafe { (*out).version }, total, reserved: 0, free: total - used, used })
+        Some(nvmlMemory_v2_t {
+            version: unsafe { (*out).version },
+            total,
+            reserved: 0,
+            free: total - used,
+            used,
+        })
     });
     unsafe { tell(out, memory) }
 }
@@ -164,7 +181,11 @@ pub unsafe extern "C" fn nvmlDeviceGetRetiredPages_v2(
     timestamps: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     let pages = match card(device).map(|card| card.retired_pages) {
-        Ok(Some(pages)) if cause == nvmlPageRetirementCause_enum_NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR => pages,
+        Ok(Some(pages))
+            if cause == nvmlPageRetirementCause_enum_NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR =>
+        {
+            pages
+        }
         Ok(Some(_)) => 0,
         Ok(None) => return NOT_SUPPORTED,
         Err(code) => return code,
@@ -181,6 +202,17 @@ pub unsafe extern "C" fn nvmlDeviceGetRetiredPages_v2(
         }
     }
     OK
+}
+
+/// The older function is how nvml-wrapper asks for the count alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetRetiredPages(
+    device: nvmlDevice_t,
+    cause: nvmlPageRetirementCause_t,
+    count: *mut c_uint,
+    addresses: *mut c_ulonglong,
+) -> nvmlReturn_t {
+    unsafe { nvmlDeviceGetRetiredPages_v2(device, cause, count, addresses, std::ptr::null_mut()) }
 }
 
 #[unsafe(no_mangle)]
@@ -278,7 +310,11 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlSystemGetProcessName(pid: c_uint, out: *mut c_char, length: c_uint) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlSystemGetProcessName(
+    pid: c_uint,
+    out: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
     let processes = now().gpus.into_iter().flat_map(|card| card.processes);
     match processes.into_iter().find(|process| process.pid == pid) {
         Some(process) => unsafe { tell_text(out, length, &process.name) },
