@@ -39,7 +39,8 @@ fn tensors(shape: &Shape) -> HashMap<String, Tensor> {
         let fan_in = *dims.last().unwrap() as f32;
         // Norm weights are far from where they start, so that one that is not applied shows.
         let reach = if dims.len() == 1 { 0.5 } else { 3.0 / fan_in.sqrt() };
-        let middle = if dims.len() == 1 && !shape.sandwich_norms && !name.ends_with("bias") { 1.0 } else { 0.0 };
+        let middle =
+            if dims.len() == 1 && !shape.sandwich_norms && !name.ends_with("bias") { 1.0 } else { 0.0 };
         let count = dims.iter().product();
         let values: Vec<f32> = (0..count).map(|_| middle + rng.random_range(-reach..reach)).collect();
         all.insert(name, Tensor::from_vec(values, dims, &Device::Cpu).unwrap());
@@ -104,7 +105,8 @@ fn write_folder(folder: &Path, config: &Value, tensors: &HashMap<String, Tensor>
 }
 
 fn cosine(left: &[f32], right: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
     dot(left, right) / (dot(left, left) * dot(right, right)).sqrt()
 }
 
@@ -155,7 +157,9 @@ fn llama() {
             let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
             let model = llama::Llama::load(weights, &settings).unwrap();
             let mut cache = llama::Cache::new(true, DType::F32, &settings, &Device::Cpu).unwrap();
-            compare("llama", folder.path(), |tokens, position| model.forward(&input(tokens)?, position, &mut cache));
+            compare("llama", folder.path(), |tokens, position| {
+                model.forward(&input(tokens)?, position, &mut cache)
+            });
         }
     }
 }
