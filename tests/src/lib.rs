@@ -2,12 +2,14 @@
 
 mod agent;
 mod binaries;
+mod http;
 mod pty;
 
 use std::time::{Duration, Instant};
 
 pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
+pub use http::{Response, raw, send};
 pub use pty::Console;
 
 /// Longest that a test waits for a fact.

@@ -6,43 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use llmdeck_load::ChatError;
-use llmdeck_tests::{ASSISTANT, AgentProcess, PATIENCE, traffic, wait_for};
+use llmdeck_tests::{ASSISTANT, AgentProcess, Response, raw, send, traffic, wait_for};
 use serde_json::{Value, json};
-
-struct Response {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Response {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-}
-
-/// One request over a connection of its own, byte by byte as given.
-fn raw(agent: &AgentProcess, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(agent.http()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The agent may answer and close before everything is written.
-    let _ = stream.write_all(bytes);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn send(agent: &AgentProcess, method: &str, path: &str, body: &str) -> Response {
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: llmdeck\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-    );
-    let answer = raw(agent, request.as_bytes());
-    let (head, body) =
-        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}: {answer:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
-}
 
 fn chat(agent: &AgentProcess, body: &Value) -> Response {
     send(agent, "POST", "/v1/chat/completions", &body.to_string())

@@ -44,7 +44,8 @@ fn request(model: &Model, question: &str) -> GenerationRequest {
 
 fn submit(engine: &Engine, request: GenerationRequest) -> Receiver<GenerationEvent> {
     let (sender, events) = channel();
-    let sink = Box::new(move |event| if sender.send(event).is_ok() { Listener::Present } else { Listener::Gone });
+    let sink =
+        Box::new(move |event| if sender.send(event).is_ok() { Listener::Present } else { Listener::Gone });
     engine.submit(request, sink).unwrap();
     events
 }
@@ -90,7 +91,8 @@ fn the_models_are_small_and_told_apart() {
 
     let good = mean_exact_share(assistant());
     assert!(good >= LEAST_EXACT, "{good}");
-    let start = |index: usize| Engine::start("other", load(&MODELS[index]), EngineOptions::default()).unwrap();
+    let start =
+        |index: usize| Engine::start("other", load(&MODELS[index]), EngineOptions::default()).unwrap();
     let worse = mean_exact_share(&start(1));
     assert!(worse < good - 0.25, "{worse} {good}");
     let untaught = start(2);
@@ -104,8 +106,10 @@ fn the_models_are_small_and_told_apart() {
 fn a_batch_answers_as_each_alone() {
     let engine = assistant();
     let questions = ["compute 52 + 28", "sum of 1 and 50?", "add 94 and 59"];
-    let alone: Vec<String> =
-        questions.iter().map(|question| finish(&submit(engine, request(engine.model(), question))).0).collect();
+    let alone: Vec<String> = questions
+        .iter()
+        .map(|question| finish(&submit(engine, request(engine.model(), question))).0)
+        .collect();
     let together: Vec<_> = (0..48)
         .map(|index| submit(engine, request(engine.model(), questions[index % questions.len()])))
         .collect();
