@@ -18,8 +18,10 @@ pub struct Binaries {
 pub fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile_folder = test.ancestors().nth(2).unwrap();
+        let own = std::env::current_exe().unwrap();
+        // Tests are one folder deeper than programs.
+        let folder = own.parent().unwrap();
+        let profile_folder = if folder.ends_with("deps") { folder.parent().unwrap() } else { folder };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--workspace", "--all-features", "--lib", "--bins"]);

@@ -1,5 +1,7 @@
 //! The committed models do what their card says, through the engine as it serves.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
+
 use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};

@@ -1,5 +1,7 @@
 //! A real model: Gemma 3 270M, quantized; a base model, without a chat template.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;

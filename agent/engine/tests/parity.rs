@@ -1,5 +1,7 @@
 //! The engine agrees with candle-transformers on the same random weights: logits at every step, and 32 greedy tokens.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
+
 use std::collections::HashMap;
 use std::path::Path;
 

@@ -407,10 +407,11 @@ impl Controller {
         };
         self.store.put_rollout(&rollout)?;
         self.active.show(&rollout);
-        let why = if context.reason.is_empty() { String::new() } else { format!(" ({:?})", context.reason) };
+        let why = if context.reason.is_empty() { String::new() } else { format!(": {}", context.reason) };
         let verb = if kind == Move::Deploy { "deploys" } else { "rolls back to" };
-        let text = format!("{} {verb} revision {} of {}{why}", operator.name, target.number, target.model);
-        self.events.push(Severity::Information, deployment.name(), text, &operator.name);
+        let text = format!("{} {verb} {}{why}", operator.name, target.model);
+        let subject = format!("{}@{}", deployment.name(), target.number);
+        self.events.push(Severity::Information, &subject, text, &operator.name);
         Ok(Run {
             controller: Arc::clone(self),
             failed_before: deployment.failed(),

@@ -128,7 +128,7 @@ impl Run {
             .map_err(|_| StepError::Panicked)??;
         self.deployment.swap_to(&live);
         self.running_at_swap = self.old.as_ref().map_or(0, |old| old.in_flight());
-        let text = format!("serves all new requests; {} still run on the old revision", self.running_at_swap);
+        let text = format!("serves all new requests; {} finish on the old", self.running_at_swap);
         let subject = format!("{}@{number}", self.deployment.name());
         self.controller.events.push(Severity::Information, &subject, text, &self.operator.name);
         Ok(Happening::Swapped)
@@ -163,13 +163,14 @@ impl Run {
         use llmdeck_proto::v1::rollout::State;
         let rollout = &self.rollout;
         let subject = format!("{}@{}", rollout.deployment, rollout.to_revision);
-        let (severity, word) = match rollout.state() {
-            State::Done => (Severity::Information, "done"),
-            State::Aborted => (Severity::Information, "aborted"),
-            _ => (Severity::Bad, "failed"),
-        };
         let failed = rollout.failed_requests;
-        let text = format!("{word}: {}; {failed} failed", rollout.detail);
+        let (severity, text) = match rollout.state() {
+            State::Done => (Severity::Information, format!("done; {failed} failed")),
+            State::Aborted => {
+                (Severity::Information, format!("aborted: {}; {failed} failed", rollout.detail))
+            }
+            _ => (Severity::Bad, format!("failed: {}; {failed} failed", rollout.detail)),
+        };
         self.controller.events.push(severity, &subject, text.clone(), &self.operator.name);
         let recorded =
             self.controller.record(&self.operator, "outcome", &subject, &rollout.reason, &text).await;

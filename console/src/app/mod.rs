@@ -18,7 +18,6 @@ pub use palette::{Command, Palette};
 pub use rows::{Health, deployment_health, deployment_rows, event_rows, node_health, node_rows};
 pub use run::{RunError, run};
 pub use text_field::TextField;
-pub(crate) use update::severity_word;
 pub use update::{AppEvent, update};
 
 /// What fills the screen.

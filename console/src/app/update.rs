@@ -1,7 +1,6 @@
 use crossterm::event::{
     Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
 };
-use llmdeck_proto::v1::alert::Severity;
 use ratatui::layout::Position;
 
 use super::action::{Action, Answer, Intent};
@@ -423,14 +422,5 @@ fn on_answer(app: &mut App, answer: Answer) {
         }
         (Answer::Accepted { id: Err(error), .. }, _) => app.notice = Some(error.to_string()),
         _ => {}
-    }
-}
-
-/// The severity's word where colour may be missing.
-pub(crate) fn severity_word(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Bad => "bad",
-        Severity::Warning => "warn",
-        Severity::Information | Severity::Unspecified => "",
     }
 }

@@ -5,7 +5,6 @@ use super::View;
 use super::fleet::event_time;
 use super::pen::Pen;
 use crate::app::event_rows;
-use crate::app::severity_word;
 use crate::model::NodeEvent;
 use crate::theme::Tone;
 use llmdeck_proto::v1::alert::Severity;
@@ -27,18 +26,19 @@ pub(super) fn draw(view: &View<'_>, area: Rect, buffer: &mut Buffer) {
 /// Time, what it is about, and the text; who did it is in the text.
 pub(super) fn line(view: &View<'_>, row: &NodeEvent, y: u16, pen: &mut Pen<'_>) {
     let event = &row.event;
-    let tone = match event.severity() {
-        Severity::Bad => Tone::Bad,
-        Severity::Warning => Tone::Warning,
-        Severity::Information | Severity::Unspecified => Tone::Plain,
+    let symbols = &view.theme.symbols;
+    let (sign, tone) = match event.severity() {
+        Severity::Bad => (symbols.bad, Tone::Bad),
+        Severity::Warning => (symbols.warning, Tone::Warning),
+        Severity::Information | Severity::Unspecified => ("", Tone::Plain),
     };
     pen.put(1, y, &event_time(view, event.time_unix_ms), Tone::Quiet);
-    let mut x = 11;
+    let mut x = 10;
     if view.model.nodes.len() > 1 {
         pen.put_within(x, y, 12, &row.node, Tone::Plain);
         x += 13;
     }
-    pen.put_within(x, y, 14, &event.subject, tone);
-    pen.put_within(x + 15, y, 4, severity_word(event.severity()), tone);
-    pen.put(x + 20, y, &event.text, Tone::Plain);
+    pen.put(x, y, sign, tone);
+    pen.put_within(x + 2, y, 14, &event.subject, tone);
+    pen.put(x + 17, y, &event.text, Tone::Plain);
 }

@@ -1,0 +1,42 @@
+//! A frame on its way: encoded, compressed as gRPC does it, merged for a slow reader. Prints its size first.
+
+use std::hint::black_box;
+use std::io::Write;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use llmdeck_benches::busy_frame;
+use llmdeck_proto::merge::merge_frames;
+use prost::Message;
+
+fn compressed(bytes: &[u8]) -> usize {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).map_or(0, |bytes| bytes.len())
+}
+
+fn frame(criterion: &mut Criterion) {
+    let frame = busy_frame(0, 1, 8, 4);
+    let encoded = frame.encode_to_vec();
+    println!(
+        "frame of 8 GPUs and 4 deployments under load: {} bytes, {} on the wire (gzip)",
+        encoded.len(),
+        compressed(&encoded)
+    );
+    criterion.bench_function("encode a frame", |bencher| bencher.iter(|| black_box(&frame).encode_to_vec()));
+    criterion.bench_function("compress a frame", |bencher| bencher.iter(|| compressed(black_box(&encoded))));
+    let newer = busy_frame(0, 2, 8, 4);
+    criterion.bench_function("merge two frames", |bencher| {
+        bencher.iter_batched(
+            || (frame.clone(), newer.clone()),
+            |(mut pending, newer)| {
+                merge_frames(&mut pending, newer);
+                pending
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, frame);
+criterion_main!(benches);
