@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram as Hdr;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
+use crate::sparse::SparseHistogram;
 use crate::v1;
 
 /// Longest latency told apart, in microseconds: one hour.
@@ -10,7 +11,7 @@ pub const HIGHEST_US: u64 = 3_600_000_000;
 /// Significant digits kept.
 pub const SIGNIFICANT_DIGITS: u8 = 3;
 /// Largest encoded histogram that is decoded; the format above needs far less.
-const MAX_ENCODED_BYTES: usize = 1 << 20;
+pub(crate) const MAX_ENCODED_BYTES: usize = 1 << 20;
 
 /// Why a histogram could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -84,14 +85,8 @@ pub fn merge(into: &mut Option<v1::Histogram>, newer: Option<&v1::Histogram>) {
         *into = Some(newer.clone());
         return;
     };
-    match (decode(Some(older)), decode(Some(newer))) {
-        (Ok(mut sum), Ok(addend)) => {
-            if sum.add(&addend).is_ok()
-                && let Ok(encoded) = encode(&sum)
-            {
-                *into = Some(encoded);
-            }
-        }
+    match (SparseHistogram::decode(Some(older)), SparseHistogram::decode(Some(newer))) {
+        (Ok(older), Ok(newer)) => *into = Some(SparseHistogram::merged([&older, &newer]).encode()),
         (Err(_), Ok(_)) => *into = Some(newer.clone()),
         _ => {}
     }

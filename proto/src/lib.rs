@@ -1,9 +1,11 @@
 //! The contract between agent and console: services and messages of `llmdeck.v1`, the histogram codec, and how frames
 //! merge.
 
+pub mod buckets;
 pub mod histogram;
 pub mod merge;
 pub mod socket;
+pub mod sparse;
 
 /// Messages, clients and servers as the `.proto` files describe them.
 #[allow(

@@ -1,4 +1,4 @@
-use llmdeck_proto::histogram;
+use llmdeck_proto::sparse::SparseHistogram;
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::gpu_driver::State as DriverState;
 use llmdeck_proto::v1::{Deployment, Frame, Gpu, Host, Revision};
@@ -82,9 +82,9 @@ fn of_deployment(deployment: &Deployment, found: &mut Vec<Condition>) {
 }
 
 fn of_ttft(subject: &str, revision: &Revision, objective_us: u64, found: &mut Vec<Condition>) {
-    let Ok(ttft) = histogram::decode(revision.ttft_us.as_ref()) else { return };
-    let p99 = ttft.value_at_quantile(0.99);
-    if ttft.len() >= LEAST_SAMPLES && p99 > objective_us {
+    let Ok(ttft) = SparseHistogram::decode(revision.ttft_us.as_ref()) else { return };
+    let Some(p99) = ttft.quantile(0.99) else { return };
+    if ttft.count() >= LEAST_SAMPLES && p99 > objective_us {
         let times = p99 as f64 / objective_us as f64;
         found.push(condition(
             Severity::Warning,

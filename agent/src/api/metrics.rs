@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
 use axum::http::{HeaderName, header};
-use llmdeck_proto::histogram;
+use llmdeck_proto::sparse::SparseHistogram;
 use llmdeck_proto::v1::{Deployment, Frame, Gpu, Revision};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -163,11 +163,11 @@ impl Metrics {
             (&self.tpot, &revision.tpot_us),
             (&self.e2e, &revision.e2e_us),
         ] {
-            let Ok(recorded) = histogram::decode(encoded.as_ref()) else { continue };
+            let Ok(recorded) = SparseHistogram::decode(encoded.as_ref()) else { continue };
             let family = family.get_or_create(&labels);
-            for value in recorded.iter_recorded() {
-                let seconds = value.value_iterated_to() as f64 / 1e6;
-                (0..value.count_at_value()).for_each(|_| family.observe(seconds));
+            for (value_us, count) in recorded.iter() {
+                let seconds = value_us as f64 / 1e6;
+                (0..count).for_each(|_| family.observe(seconds));
             }
         }
         let counters = revision.counters.unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use llmdeck_proto::histogram;
+use llmdeck_proto::sparse::SparseHistogram;
 use llmdeck_proto::v1;
 
 use super::atomic_histogram::AtomicHistogram;
@@ -197,9 +197,7 @@ impl Recorder {
     }
 
     fn merged(&self, part: fn(&Shard) -> &AtomicHistogram) -> v1::Histogram {
-        let mut sum = histogram::empty();
-        self.shards.iter().for_each(|shard| part(shard).drain_into(&mut sum));
-        histogram::encode(&sum).unwrap_or_default()
+        SparseHistogram::from_buckets(self.shards.iter().flat_map(|shard| part(shard).drain())).encode()
     }
 }
 

@@ -25,20 +25,25 @@ impl Health {
 }
 
 /// How a deployment is, and its worst alert in words.
-pub fn deployment_health<'a>(model: &'a Model, key: &DeploymentKey) -> (Health, Option<&'a str>) {
+pub fn deployment_health(model: &Model, key: &DeploymentKey) -> (Health, Option<String>) {
     let Some(node) = model.nodes.get(key.node) else { return (Health::Bad, None) };
     if let LinkState::Lost { reason } = &node.link {
-        return (Health::Bad, Some(reason));
+        return (Health::Bad, Some(reason.clone()));
     }
-    worst(alerts(node).filter(|alert| deployment_of(alert, node).is_some_and(|name| name == key.name)))
+    let own = alerts(node).filter(|alert| deployment_of(alert, node).is_some_and(|name| name == key.name));
+    let (health, alert) = worst(own);
+    (health, alert.map(|alert| alert.text.clone()))
 }
 
 /// How a node is, and its worst alert in words; its deployments count for themselves.
-pub fn node_health(node: &NodeModel) -> (Health, Option<&str>) {
+pub fn node_health(node: &NodeModel) -> (Health, Option<String>) {
     match &node.link {
-        LinkState::Lost { reason } => (Health::Bad, Some(reason)),
+        LinkState::Lost { reason } => (Health::Bad, Some(reason.clone())),
         LinkState::Connecting => (Health::Warning, None),
-        LinkState::Live => worst(alerts(node).filter(|alert| deployment_of(alert, node).is_none())),
+        LinkState::Live => {
+            let (health, alert) = worst(alerts(node).filter(|alert| deployment_of(alert, node).is_none()));
+            (health, alert.map(|alert| format!("{} {}", alert.subject, alert.text)))
+        }
     }
 }
 
@@ -83,11 +88,11 @@ fn alerts(node: &NodeModel) -> impl Iterator<Item = &Alert> {
     node.frame.iter().flat_map(|frame| &frame.alerts)
 }
 
-fn worst<'a>(alerts: impl Iterator<Item = &'a Alert>) -> (Health, Option<&'a str>) {
+fn worst<'a>(alerts: impl Iterator<Item = &'a Alert>) -> (Health, Option<&'a Alert>) {
     // Of equals the first, which the agent sorted to be the oldest.
-    alerts.fold((Health::Well, None), |(worst, text), alert| match Health::of(alert) {
-        health if health > worst => (health, Some(alert.text.as_str())),
-        _ => (worst, text),
+    alerts.fold((Health::Well, None), |(worst, first), alert| match Health::of(alert) {
+        health if health > worst => (health, Some(alert)),
+        _ => (worst, first),
     })
 }
 
@@ -132,7 +137,7 @@ mod tests {
         assert_eq!(names, ["c", "b", "a"]);
         assert_eq!(deployment_rows(&model, "B").len(), 1);
         let key = DeploymentKey { node: 0, name: "c".into() };
-        assert_eq!(deployment_health(&model, &key), (Health::Bad, Some("c@7")));
+        assert_eq!(deployment_health(&model, &key), (Health::Bad, Some("c@7".to_owned())));
         assert_eq!(node_health(&model.nodes[0]).0, Health::Well);
         assert_eq!(node_rows(&model, ""), [1, 0]);
     }

@@ -155,9 +155,9 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
     // What is wrong is most often why someone rolls back.
     let reason = match kind {
         DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
-        DialogKind::Deploy { .. } => "",
+        DialogKind::Deploy { .. } => String::new(),
     };
-    let reason = TextField::new(reason);
+    let reason = TextField::new(&reason);
     let serial = app.next_serial();
     Dialog {
         key,

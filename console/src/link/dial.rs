@@ -3,7 +3,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tonic::transport::{Channel, Endpoint};
@@ -54,7 +54,7 @@ async fn connect(target: &Target) -> io::Result<Box<dyn Stream>> {
 /// A running `ssh`; killed when dropped.
 struct Ssh {
     _child: Child,
-    from: ChildStdout,
+    from: BufReader<ChildStdout>,
     to: ChildStdin,
 }
 
@@ -75,15 +75,14 @@ impl Ssh {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("ssh could not be run: {error}")))?;
-        let (Some(to), Some(mut from), Some(mut complaints)) =
+        let (Some(to), Some(from), Some(mut complaints)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(io::Error::other("ssh has no standard streams"));
         };
-        // The agent speaks first (its HTTP/2 settings) or ssh ends with a complaint.
-        let mut nothing = [0_u8; 0];
-        let _ = from.read(&mut nothing).await;
-        if let Ok(Some(_)) = child.try_wait() {
+        // The agent speaks first (its HTTP/2 settings), or ssh ends with a complaint.
+        let mut from = BufReader::new(from);
+        if from.fill_buf().await?.is_empty() {
             let mut words = String::new();
             let _ = (&mut complaints).take(LONGEST_COMPLAINT_BYTES).read_to_string(&mut words).await;
             return Err(io::Error::other(format!("ssh {destination}: {}", words.trim())));

@@ -1,6 +1,5 @@
 //! What the console knows: frames in, one model out. Views read it; only the fold writes it.
 
-mod distribution;
 mod fold;
 mod series;
 
@@ -8,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use llmdeck_proto::v1::{Alert, Deployment, Event, Frame, Rollout};
 
-pub use distribution::Distribution;
 pub use series::{
     DeploymentPoint, GpuPoint, HostPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Window,
 };

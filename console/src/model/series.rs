@@ -1,8 +1,8 @@
 use std::collections::VecDeque;
 
-use llmdeck_proto::v1::{Deployment, Gpu, Host, Revision};
+use llmdeck_proto::v1::{Deployment, Gpu, Histogram, Host, Revision};
 
-use super::distribution::Distribution;
+use llmdeck_proto::sparse::SparseHistogram;
 
 /// Points kept of each series: ten minutes at one a second.
 const MOST_POINTS: usize = 600;
@@ -55,11 +55,11 @@ pub struct Percentiles {
 
 impl Percentiles {
     /// `None` when nothing was counted.
-    pub fn of(distribution: &Distribution) -> Option<Self> {
+    pub fn of(histogram: &SparseHistogram) -> Option<Self> {
         Some(Self {
-            p50: distribution.quantile(0.5)?,
-            p95: distribution.quantile(0.95)?,
-            p99: distribution.quantile(0.99)?,
+            p50: histogram.quantile(0.5)?,
+            p95: histogram.quantile(0.95)?,
+            p99: histogram.quantile(0.99)?,
         })
     }
 }
@@ -94,11 +94,11 @@ pub struct RevisionPoint {
     /// Its number.
     pub number: u32,
     /// Arrival to first token.
-    pub ttft: Distribution,
+    pub ttft: SparseHistogram,
     /// Between two tokens.
-    pub itl: Distribution,
+    pub itl: SparseHistogram,
     /// Arrival to last byte.
-    pub e2e: Distribution,
+    pub e2e: SparseHistogram,
     /// Requests that ended well.
     pub ok: u64,
     /// Requests that we failed or that took too long.
@@ -120,7 +120,7 @@ impl DeploymentPoint {
     pub fn of(deployment: &Deployment, time_unix_ms: i64, interval_ms: u32, past: &Series<Self>) -> Self {
         let revisions: Vec<RevisionPoint> = deployment.revisions.iter().map(RevisionPoint::of).collect();
         let before = past.last(SMOOTHED - 1).flat_map(|point| &point.revisions);
-        let ttft = Distribution::merged(before.chain(&revisions).map(|revision| &revision.ttft));
+        let ttft = SparseHistogram::merged(before.chain(&revisions).map(|revision| &revision.ttft));
         let stable = deployment.revisions.iter().find(|known| known.number == deployment.stable_revision);
         Self {
             time_unix_ms,
@@ -142,9 +142,9 @@ impl RevisionPoint {
         let quality = revision.quality.unwrap_or_default();
         Self {
             number: revision.number,
-            ttft: Distribution::decode(revision.ttft_us.as_ref()),
-            itl: Distribution::decode(revision.itl_us.as_ref()),
-            e2e: Distribution::decode(revision.e2e_us.as_ref()),
+            ttft: decoded(revision.ttft_us.as_ref()),
+            itl: decoded(revision.itl_us.as_ref()),
+            e2e: decoded(revision.e2e_us.as_ref()),
             ok: counters.requests_ok,
             failed: counters.requests_server_error + counters.requests_deadline,
             tokens_out: counters.tokens_out,
@@ -154,6 +154,11 @@ impl RevisionPoint {
             flawed: quality.empty_responses + quality.truncated_responses + quality.repetitive_responses,
         }
     }
+}
+
+/// One that is malformed counts as empty.
+fn decoded(message: Option<&Histogram>) -> SparseHistogram {
+    SparseHistogram::decode(message).unwrap_or_default()
 }
 
 /// Several intervals together.
@@ -182,9 +187,9 @@ impl Series<DeploymentPoint> {
             seconds: points().map(|point| f64::from(point.interval_ms) / 1_000.0).sum(),
             total: RevisionPoint {
                 number: revision.unwrap_or(0),
-                ttft: Distribution::merged(parts.iter().map(|part| &part.ttft)),
-                itl: Distribution::merged(parts.iter().map(|part| &part.itl)),
-                e2e: Distribution::merged(parts.iter().map(|part| &part.e2e)),
+                ttft: SparseHistogram::merged(parts.iter().map(|part| &part.ttft)),
+                itl: SparseHistogram::merged(parts.iter().map(|part| &part.itl)),
+                e2e: SparseHistogram::merged(parts.iter().map(|part| &part.e2e)),
                 ok: sum(|part| part.ok),
                 failed: sum(|part| part.failed),
                 tokens_out: sum(|part| part.tokens_out),

@@ -56,7 +56,7 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
     };
     x = pen.put(x, 0, &what, Tone::Plain);
     if let Some(alert) = alert {
-        pen.put(x + 2, 0, alert, if health == Health::Bad { Tone::Bad } else { Tone::Warning });
+        pen.put(x + 2, 0, &alert, if health == Health::Bad { Tone::Bad } else { Tone::Warning });
     }
     let window = view.model.series(key).map(|series| series.window(WINDOW, None)).unwrap_or_default();
     pen.put(3, 1, &figures(view, deployment, &window), Tone::Plain);

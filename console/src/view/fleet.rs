@@ -13,6 +13,8 @@ use crate::widget::{bar, sparkline};
 /// Wide enough for node, ITL, queue and cost columns.
 const WIDE: u16 = 120;
 const LEAST_EVENTS: u16 = 3;
+/// Mark, name and number of GPUs.
+const LOST_COLUMNS: usize = 3;
 
 pub(super) fn draw(view: &View<'_>, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let filter = view.app.filter.text();
@@ -199,9 +201,9 @@ fn draw_nodes(view: &View<'_>, nodes: &[usize], pen: &mut Pen<'_>, hits: &mut Hi
     let wide = pen.area.width >= WIDE;
     let columns = [
         Column::left("", 3),
-        Column::left("NODE", if wide { 20 } else { 12 }),
+        Column::left("NODE", if wide { 20 } else { 11 }),
         Column::right("GPUS", 5),
-        Column::left("  BUSY", if wide { 18 } else { 14 }),
+        Column::left(" BUSY", if wide { 18 } else { 11 }),
         Column::left("MEMORY", 15),
         Column::right("POWER", 8),
         Column::right("TEMP", 7),
@@ -216,9 +218,14 @@ fn draw_nodes(view: &View<'_>, nodes: &[usize], pen: &mut Pen<'_>, hits: &mut Hi
     for (line, node) in in_sight(nodes, lines, selected) {
         let y = line + 2;
         let cells = node_cells(view, *node, columns[3].width);
-        pen.row(y, &columns, &cells);
         let (text, tone) = node_state(view, *node);
-        pen.put(used + 1, y, &text, tone);
+        // Readings of a node that is lost are old; why it is lost is not.
+        let lost =
+            view.model.nodes.get(*node).is_some_and(|node| matches!(node.link, LinkState::Lost { .. }));
+        let shown = if lost { LOST_COLUMNS } else { columns.len() };
+        pen.row(y, &columns[..shown], &cells[..shown]);
+        let before: u16 = columns[..shown].iter().map(|column| column.width).sum();
+        pen.put(before + 1, y, &text, tone);
         if view.app.selected == Some(Row::Node(*node)) {
             pen.select(y);
         }
@@ -235,8 +242,8 @@ fn node_state(view: &View<'_>, index: usize) -> Cell {
             None => (reason.clone(), Tone::Bad),
         },
         (LinkState::Connecting, _) => ("connecting".into(), Tone::Warning),
-        (LinkState::Live, Health::Bad) => (text.unwrap_or_default().to_owned(), Tone::Bad),
-        (LinkState::Live, Health::Warning) => (text.unwrap_or_default().to_owned(), Tone::Warning),
+        (LinkState::Live, Health::Bad) => (text.unwrap_or_default(), Tone::Bad),
+        (LinkState::Live, Health::Warning) => (text.unwrap_or_default(), Tone::Warning),
         (LinkState::Live, Health::Well) => ("ok".into(), Tone::Quiet),
     }
 }
@@ -273,13 +280,13 @@ fn busy_cell(frame: &Frame, width: u16, symbols: &Symbols) -> Cell {
     let known: Vec<f64> = busy.iter().flatten().copied().collect();
     if known.is_empty() {
         let cpu = frame.host.as_ref().and_then(|host| host.cpu_utilization);
-        let cells = usize::from(width.saturating_sub(7));
+        let cells = usize::from(width.saturating_sub(4));
         let text = cpu.map_or_else(|| symbols.missing.to_owned(), |cpu| bar(cpu, cells, symbols));
-        return (format!("  {text}"), Tone::Plain);
+        return (format!(" {text}"), Tone::Plain);
     }
     let mean = known.iter().sum::<f64>() / known.len() as f64;
-    let levels = sparkline(&busy, busy.len().min(usize::from(width) - 6), Some(1.0), symbols);
-    (format!("  {levels} {:.0}", mean * 100.0), Tone::Plain)
+    let levels = sparkline(&busy, busy.len().min(usize::from(width) - 5), Some(1.0), symbols);
+    (format!(" {levels} {:.0}", mean * 100.0), Tone::Plain)
 }
 
 /// Of the GPUs together, or of the host where there is none.

@@ -1,0 +1,242 @@
+//! The screens, cell by cell, from a model that never changes.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
+
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
+use jiff::tz::TimeZone;
+use llmdeck::app::{Answer, App, AppEvent, Intent, Screen, update};
+use llmdeck::link::{LinkError, LinkEvent};
+use llmdeck::model::{DeploymentKey, Model};
+use llmdeck::theme::{ColorDepth, Theme};
+use llmdeck::view::{View, draw};
+use llmdeck_proto::sparse::SparseHistogram;
+use llmdeck_proto::v1::alert::Severity;
+use llmdeck_proto::v1::gpu_driver::State as DriverState;
+use llmdeck_proto::v1::revision::State;
+use llmdeck_proto::v1::{
+    Alert, ChangePlan, Counters, Deployment, Event as NodeEvent, Frame, Gpu, GpuDriver, Host, Quality,
+    Revision,
+};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use tokio::time::Instant;
+
+const START_UNIX_MS: i64 = 50_400_000;
+const SECONDS: u64 = 60;
+
+fn revision(number: u32, state: State, golden: f64, second: u64, requests: u64) -> Revision {
+    let spread =
+        |base: u64| (0..requests).map(move |request| base + base * ((request * 7 + second) % 10) / 10);
+    let quality = Quality {
+        golden_score: Some(golden),
+        golden_low: Some(golden - 0.05),
+        golden_high: Some(golden + 0.03),
+        responses: requests,
+        ..Quality::default()
+    };
+    Revision {
+        number,
+        state: state.into(),
+        traffic_share: if state == State::Serving { 1.0 } else { 0.0 },
+        model: if number == 8 { "llama-3.1-8b-long" } else { "llama-3.1-8b" }.into(),
+        weights_bytes: 16 << 30,
+        ttft_us: Some(spread(84_000).collect::<SparseHistogram>().encode()),
+        itl_us: Some(spread(18_000).collect::<SparseHistogram>().encode()),
+        e2e_us: Some(spread(1_400_000).collect::<SparseHistogram>().encode()),
+        counters: Some(Counters { requests_ok: requests, tokens_out: requests * 22, ..Counters::default() }),
+        in_flight: if requests > 0 { 12 } else { 0 },
+        quality: Some(quality),
+        ..Revision::default()
+    }
+}
+
+fn gpu(index: u32) -> Gpu {
+    Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: "NVIDIA H100 80GB HBM3".into(),
+        utilization: Some(0.93),
+        memory_used_bytes: Some(71 << 30),
+        memory_total_bytes: Some(80 << 30),
+        temperature_c: Some(81),
+        power_mw: Some(612_000),
+        power_limit_mw: Some(700_000),
+        clock_sm_mhz: Some(1_755),
+        throttle_reasons: if index == 1 { vec!["slowed by its power limit".into()] } else { Vec::new() },
+        ..Gpu::default()
+    }
+}
+
+/// At half time `chat` moves from revision 7 to 8, which is worse.
+fn frame(second: u64) -> Frame {
+    let moved = second >= SECONDS / 2;
+    let revisions = if moved {
+        vec![revision(8, State::Serving, 0.61, second, 41), revision(7, State::Standby, 0.91, second, 0)]
+    } else {
+        vec![revision(7, State::Serving, 0.91, second, 41)]
+    };
+    let chat = Deployment {
+        name: "chat".into(),
+        stable_revision: if moved { 8 } else { 7 },
+        revisions,
+        queue_limit: 256,
+        objective_ttft_p99_us: Some(250_000),
+        ..Deployment::default()
+    };
+    let alert = |severity: Severity, subject: &str, text: &str| Alert {
+        severity: severity.into(),
+        subject: subject.into(),
+        text: text.into(),
+        since_unix_ms: START_UNIX_MS,
+    };
+    let mut alerts = vec![alert(Severity::Warning, "GPU 1", "slowed by its power limit")];
+    if moved {
+        alerts.insert(0, alert(Severity::Bad, "chat@8", "quality 0.61, 7 had 0.91: roll back?"));
+    }
+    let time_unix_ms = START_UNIX_MS + second as i64 * 1_000;
+    let events = if second == SECONDS / 2 {
+        vec![NodeEvent {
+            time_unix_ms,
+            severity: Severity::Bad.into(),
+            subject: "chat@8".into(),
+            text: "quality 0.61, 7 had 0.91: roll back?".into(),
+            ..NodeEvent::default()
+        }]
+    } else {
+        Vec::new()
+    };
+    Frame {
+        node: "gpu-01".into(),
+        time_unix_ms,
+        interval_ms: 1_000,
+        merged_frames: 1,
+        agent_version: "0.1.0".into(),
+        host: Some(Host {
+            cpu_utilization: Some(0.12),
+            cpu_count: 64,
+            load_1m: 7.5,
+            memory_used_bytes: 212 << 30,
+            memory_total_bytes: 512 << 30,
+            disk_used_bytes: 2 << 40,
+            disk_total_bytes: 7 << 40,
+            network_received_bytes: 1_200_000,
+            network_sent_bytes: 5_400_000,
+            agent_cpu_cores: Some(0.02),
+            agent_memory_bytes: 31 << 20,
+            uptime_s: 400_000,
+            ..Host::default()
+        }),
+        gpu_driver: Some(GpuDriver {
+            state: DriverState::Ok.into(),
+            driver_version: "570.86.15".into(),
+            ..GpuDriver::default()
+        }),
+        gpus: vec![gpu(0), gpu(1)],
+        deployments: vec![chat, Deployment { name: "summarise".into(), ..Deployment::default() }],
+        alerts,
+        events,
+        ..Frame::default()
+    }
+}
+
+fn model() -> Model {
+    let mut model = Model::new(["ssh://gpu-01".to_owned()]);
+    model.apply(0, LinkEvent::History((0..SECONDS).map(frame).collect()));
+    model
+}
+
+fn screen(app: &App, model: &Model, (width, height): (u16, u16), ascii: bool) -> String {
+    let area = Rect::new(0, 0, width, height);
+    let mut buffer = Buffer::empty(area);
+    let view = View {
+        app,
+        model,
+        theme: Theme::new(ColorDepth::None, ascii),
+        now_unix_ms: START_UNIX_MS + SECONDS as i64 * 1_000,
+        zone: &TimeZone::UTC,
+    };
+    draw(&view, area, &mut buffer);
+    let lines = buffer.content().chunks(width.into());
+    lines
+        .map(|line| {
+            line.iter().map(ratatui::buffer::Cell::symbol).collect::<String>().trim_end().to_owned() + "\n"
+        })
+        .collect()
+}
+
+fn press(app: &mut App, model: &Model, code: KeyCode) -> Vec<Intent> {
+    update(app, model, AppEvent::Terminal(Event::Key(KeyEvent::new(code, KeyModifiers::NONE))))
+}
+
+fn serial(intents: &[Intent]) -> u64 {
+    match intents {
+        [Intent::Act { serial, .. }] => *serial,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn fleet() {
+    insta::assert_snapshot!("fleet_80x24", screen(&App::new(), &model(), (80, 24), false));
+    insta::assert_snapshot!("fleet_160x20", screen(&App::new(), &model(), (160, 20), false));
+    let ascii = screen(&App::new(), &model(), (80, 24), true);
+    assert!(ascii.replace("°", "").is_ascii(), "{ascii}");
+}
+
+#[test]
+fn deployment() {
+    let mut app = App::new();
+    app.screen = Screen::Deployment(DeploymentKey { node: 0, name: "chat".into() });
+    insta::assert_snapshot!("deployment_80x24", screen(&app, &model(), (80, 24), false));
+    insta::assert_snapshot!("deployment_200x40", screen(&app, &model(), (200, 40), false));
+}
+
+#[test]
+fn node_and_a_lost_one() {
+    let mut app = App::new();
+    app.screen = Screen::Node(0);
+    let mut model = model();
+    insta::assert_snapshot!("node_120x24", screen(&app, &model, (120, 24), false));
+    model.apply(
+        0,
+        LinkEvent::Lost { reason: "ssh gpu-01: Connection refused".into(), retry_at: Instant::now() },
+    );
+    insta::assert_snapshot!("lost_80x24", screen(&App::new(), &model, (80, 24), false));
+}
+
+#[test]
+fn rollback_dialog_from_the_key_to_its_refusal() {
+    let (mut app, model) = (App::new(), model());
+    press(&mut app, &model, KeyCode::Down);
+    let asked = press(&mut app, &model, KeyCode::Char('r'));
+    let plan = ChangePlan {
+        deployment: "chat".into(),
+        from_revision: 8,
+        from_model: "llama-3.1-8b-long".into(),
+        to_revision: 7,
+        to_model: "llama-3.1-8b".into(),
+        standby_ready: true,
+        in_flight: 12,
+        effects: vec![
+            "new requests go to chat@7 at once; it is loaded".into(),
+            "12 requests running on chat@8 finish there".into(),
+        ],
+        undo: "roll back: chat@8 is kept ready while memory allows".into(),
+        ..ChangePlan::default()
+    };
+    update(&mut app, &model, AppEvent::Answer(Answer::Planned { serial: serial(&asked), plan: Ok(plan) }));
+    insta::assert_snapshot!("rollback_80x24", screen(&app, &model, (80, 24), false));
+
+    let sent = press(&mut app, &model, KeyCode::Enter);
+    let [Intent::Act { reason, dry_run: false, expected_revision: 8, .. }] = &sent[..] else {
+        panic!("{sent:?}")
+    };
+    assert_eq!(reason, "quality 0.61, 7 had 0.91: roll back?", "what is wrong is why");
+    let refused = Err(LinkError::Refused("alice started moving chat to revision 9 4 s ago".into()));
+    update(&mut app, &model, AppEvent::Answer(Answer::Accepted { serial: serial(&sent), id: refused }));
+    let screen = screen(&app, &model, (80, 24), false);
+    assert!(
+        screen.contains("refused: alice") && screen.contains("roll back?"),
+        "nothing typed is lost: {screen}"
+    );
+}
