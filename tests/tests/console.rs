@@ -182,3 +182,20 @@ async fn several_agents_are_one_fleet() {
         });
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mouse_selects_and_then_opens() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    tokio::task::block_in_place(|| {
+        let mut console = Console::start(&[&target(&agent)], 80, 24);
+        let fleet = console.wait_for("· assistant");
+        let line = fleet.lines().position(|line| line.contains("· assistant")).unwrap() + 1;
+        let click = format!("\x1b[<0;10;{line}M\x1b[<0;10;{line}m");
+        console.send(&click);
+        console.send(&click);
+        console.wait_for("Revisions");
+        console.send("q");
+        assert!(console.wait());
+    });
+}

@@ -60,15 +60,22 @@ struct Rotation {
 }
 
 impl Decoder {
-    /// Takes the tensors that the description asks for.
+    /// Takes the tensors that the description asks for. `progress` hears the share of layers that are loaded.
     ///
     /// # Errors
     /// The first tensor that is missing or has another shape.
-    pub fn load(description: DecoderDescription, weights: &mut Weights) -> Result<Self, EngineError> {
+    pub fn load(
+        description: DecoderDescription,
+        weights: &mut Weights,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Self, EngineError> {
         let embedding = weights.embedding(&description)?;
-        let layers = (0..description.layers)
-            .map(|layer| Layer::load(&description, weights, layer))
-            .collect::<Result<_, _>>()?;
+        let load = |layer| {
+            let loaded = Layer::load(&description, weights, layer);
+            progress((layer + 1) as f64 / description.layers as f64);
+            loaded
+        };
+        let layers = (0..description.layers).map(load).collect::<Result<_, _>>()?;
         let final_norm = weights.norm(&description, TensorRole::FinalNorm, description.width)?;
         let output = if description.tied_output {
             embedding.as_output()?

@@ -31,12 +31,20 @@ impl Model {
     /// # Errors
     /// What is missing or malformed, by file.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
-        let kind =
-            std::fs::metadata(path).map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
-        if kind.is_dir() { Self::load_folder(path) } else { Self::load_gguf(path) }
+        Self::load_telling(path, &mut |_| {})
     }
 
-    fn load_gguf(path: &Path) -> Result<Self, EngineError> {
+    /// The same; `progress` hears the share that is loaded, 0 to 1.
+    ///
+    /// # Errors
+    /// What is missing or malformed, by file.
+    pub fn load_telling(path: &Path, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
+        let kind =
+            std::fs::metadata(path).map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
+        if kind.is_dir() { Self::load_folder(path, progress) } else { Self::load_gguf(path, progress) }
+    }
+
+    fn load_gguf(path: &Path, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
         let read = |source| EngineError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read)?;
         let weights_bytes = file.metadata().map_err(read)?.len();
@@ -50,11 +58,11 @@ impl Model {
             .map(|source| ChatTemplate::new(source.to_owned(), tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
         let mut weights = Weights::Gguf { path: path.to_owned(), content: Box::new(content), reader };
-        let decoder = Decoder::load(description, &mut weights)?;
+        let decoder = Decoder::load(description, &mut weights, progress)?;
         Ok(Self { decoder, tokenizer, chat_template, weights_bytes })
     }
 
-    fn load_folder(folder: &Path) -> Result<Self, EngineError> {
+    fn load_folder(folder: &Path, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
         let config_path = folder.join("config.json");
         let text = read_text(&config_path)?;
         let description =
@@ -67,7 +75,7 @@ impl Model {
             .transpose()?;
         let mut weights = Weights::safetensors(folder)?;
         let weights_bytes = safetensors_bytes(folder);
-        let decoder = Decoder::load(description, &mut weights)?;
+        let decoder = Decoder::load(description, &mut weights, progress)?;
         Ok(Self { decoder, tokenizer, chat_template, weights_bytes })
     }
 }

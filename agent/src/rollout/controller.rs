@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
-use llmdeck_proto::v1::revision::State as RevisionState;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout,
 };
@@ -15,6 +14,7 @@ use rand::Rng;
 
 use super::active::{Active, Claim};
 use super::machine::{Move, Step};
+use super::memory::size_of;
 use super::plan::{PlanFacts, change_plan};
 use super::refusal::Refused;
 use super::run::Run;
@@ -28,9 +28,6 @@ use crate::telemetry::events::Events;
 use crate::time::unix_ms;
 
 const LONGEST_TEXT: usize = 1_000;
-/// Room beside the weights for caches and buffers, as a share of them, and at least.
-const MEMORY_HEADROOM: f64 = 0.25;
-const LEAST_MEMORY_HEADROOM_BYTES: u64 = 64 << 20;
 
 /// How rollouts of one deployment go.
 #[derive(Clone)]
@@ -131,7 +128,7 @@ impl Controller {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let claim = self.claim(&deployment, &operator, "deploy", &context, number).await?;
-        self.make_room(&deployment, &model, weights_bytes)?;
+        self.make_room(&deployment, &model.reference, weights_bytes)?;
         let target = self.new_revision(&deployment, &model)?;
         let run = self.begin(deployment, settings, operator, &context, Move::Deploy, target, None)?;
         let run = Run { force: request.force, ..run };
@@ -176,6 +173,9 @@ impl Controller {
         }
         let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
         let ready = candidate.is_some();
+        if !ready {
+            self.make_room(&deployment, &target.model, weights_bytes)?;
+        }
         let run = self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate)?;
         let answer = self.answer(&context, plan, &run.rollout)?;
         let task = tokio::spawn(run.run_until_swapped(claim));
@@ -325,40 +325,6 @@ impl Controller {
         Ok(written.await??)
     }
 
-    /// Gives up standbys when memory is short.
-    fn make_room(
-        &self,
-        deployment: &Deployment,
-        model: &ResolvedModel,
-        weights_bytes: u64,
-    ) -> Result<(), Refused> {
-        let headroom = ((weights_bytes as f64 * MEMORY_HEADROOM) as u64).max(LEAST_MEMORY_HEADROOM_BYTES);
-        let needed = weights_bytes + headroom;
-        if available_bytes() >= needed {
-            return Ok(());
-        }
-        for live in deployment.all_loaded() {
-            if deployment.state_of(live.number()) == Some(RevisionState::Standby) {
-                self.retire(deployment, &live, "gave up its place as standby: memory is short");
-            }
-        }
-        let available = available_bytes();
-        if available >= needed {
-            return Ok(());
-        }
-        Err(Refused::Memory {
-            model: model.reference.clone(),
-            needed_mib: needed >> 20,
-            available_mib: available >> 20,
-        })
-    }
-
-    pub(super) fn retire(&self, deployment: &Deployment, live: &LiveRevision, why: &str) {
-        deployment.retire(live.number());
-        let subject = format!("{}@{}", deployment.name(), live.number());
-        self.events.push(Severity::Information, &subject, why, "");
-    }
-
     pub(super) fn new_revision(
         &self,
         deployment: &Deployment,
@@ -448,19 +414,4 @@ pub(super) async fn blocking<T: Send + 'static>(
         field: "request",
         problem: "met a bug of the agent; its log has the panic".into(),
     })
-}
-
-/// A file's size, or that of a folder's files.
-pub(super) fn size_of(path: &Path) -> u64 {
-    match std::fs::read_dir(path) {
-        Ok(entries) => {
-            entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
-        }
-        Err(_) => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
-    }
-}
-
-fn available_bytes() -> u64 {
-    use procfs::Current;
-    procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,7 @@
 mod active;
 mod controller;
 mod machine;
+mod memory;
 mod plan;
 mod refusal;
 mod run;

@@ -86,7 +86,13 @@ impl Run {
     }
 
     async fn load(&mut self) -> Result<Happening, StepError> {
-        let live = load(&self.controller, self.deployment.name(), &self.target, &self.settings).await?;
+        let (active, mut shown) = (Arc::clone(&self.controller.active), self.rollout.clone());
+        let progress = move |share| {
+            shown.progress = Some(share);
+            active.show(&shown);
+        };
+        let name = self.deployment.name();
+        let live = load(&self.controller, name, &self.target, &self.settings, progress).await?;
         self.deployment.set_state(&live, RevisionState::Warming);
         self.candidate = Some(live);
         Ok(Happening::Loaded)
@@ -186,10 +192,11 @@ pub(super) async fn load(
     deployment: &str,
     target: &RevisionRow,
     settings: &RolloutSettings,
+    mut progress: impl FnMut(f64) + Send + 'static,
 ) -> Result<Arc<LiveRevision>, StepError> {
     let (name, spec, options) = (deployment.to_owned(), target.clone(), settings.engine);
     let registry = Arc::clone(&controller.registry);
-    let loaded =
-        tokio::task::spawn_blocking(move || LiveRevision::load(&name, spec, options, &registry)).await;
+    let work = move || LiveRevision::load(&name, spec, options, &registry, &mut progress);
+    let loaded = tokio::task::spawn_blocking(work).await;
     Ok(Arc::new(loaded.map_err(|_| StepError::Panicked)??))
 }

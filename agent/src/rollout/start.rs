@@ -59,7 +59,7 @@ impl Controller {
         };
         let spec = self.promised(deployment, configured).await.map_err(|error| error.to_string())?;
         let up = async {
-            let live = load(self, deployment.name(), &spec, settings).await?;
+            let live = load(self, deployment.name(), &spec, settings, |_| {}).await?;
             ask(live.engine(), "Are you ready?", 4).await?;
             Ok::<_, StepError>(live)
         };

@@ -53,7 +53,7 @@ pub struct LiveRevision {
 }
 
 impl LiveRevision {
-    /// Loads the model and starts its engine; takes as long as the file is large.
+    /// Loads the model and starts its engine; takes as long as the file is large. `progress` hears the share that is loaded.
     ///
     /// # Errors
     /// When the file is missing, changed, malformed or not supported.
@@ -62,6 +62,7 @@ impl LiveRevision {
         spec: RevisionRow,
         options: EngineOptions,
         registry: &Registry,
+        progress: &mut dyn FnMut(f64),
     ) -> Result<Self, LoadError> {
         let revision = format!("{deployment}@{}", spec.number);
         let path = PathBuf::from(&spec.path);
@@ -69,7 +70,7 @@ impl LiveRevision {
         if found != spec.digest {
             return Err(LoadError::Changed { path, revision, found, expected: spec.digest });
         }
-        let model = Arc::new(Model::load(&path)?);
+        let model = Arc::new(Model::load_telling(&path, progress)?);
         let engine = Engine::start(&revision, model, options)?;
         Ok(Self {
             spec,

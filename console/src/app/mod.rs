@@ -2,6 +2,7 @@
 
 mod action;
 mod dialog;
+mod dialog_keys;
 mod palette;
 mod rows;
 mod run;

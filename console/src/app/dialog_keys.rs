@@ -1,0 +1,153 @@
+//! Keys inside a dialog, and how one is opened.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::action::Intent;
+use super::dialog::{Dialog, DialogKind, Field, PlanState, Progress};
+use super::rows::deployment_health;
+use super::text_field::TextField;
+use super::{App, Overlay};
+use crate::model::{DeploymentKey, Model};
+
+fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, field: Field) -> Dialog {
+    let expected_revision = model.deployment(&key).map_or(0, |deployment| deployment.stable_revision);
+    // What is wrong is most often why someone rolls back.
+    let reason = match kind {
+        DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
+        DialogKind::Deploy { .. } => String::new(),
+    };
+    let reason = TextField::new(&reason);
+    let serial = app.next_serial();
+    Dialog {
+        key,
+        kind,
+        reason,
+        field,
+        plan: PlanState::None,
+        progress: Progress::Editing,
+        error: None,
+        expected_revision,
+        idempotency_key: format!("{:016x}-{serial}", rand::random::<u64>()),
+    }
+}
+
+pub(super) fn open_rollback(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    let mut dialog = dialog(app, model, key, DialogKind::Rollback, Field::Reason);
+    let intent = ask_plan(app, &mut dialog);
+    app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
+    vec![intent]
+}
+
+pub(super) fn open_deploy(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    let node = key.node;
+    let kind = DialogKind::Deploy { model: TextField::default(), tags: Vec::new(), force: false };
+    let dialog = dialog(app, model, key, kind, Field::Model);
+    app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
+    vec![Intent::ListModels { node, serial: app.next_serial() }]
+}
+
+fn ask_plan(app: &mut App, dialog: &mut Dialog) -> Intent {
+    let serial = app.next_serial();
+    dialog.plan = PlanState::Asked(serial);
+    dialog.error = None;
+    act(dialog, true, serial)
+}
+
+fn act(dialog: &Dialog, dry_run: bool, serial: u64) -> Intent {
+    Intent::Act {
+        node: dialog.key.node,
+        action: dialog.action(),
+        reason: dialog.reason.text().trim().to_owned(),
+        expected_revision: dialog.expected_revision,
+        dry_run,
+        idempotency_key: dialog.idempotency_key.clone(),
+        serial,
+    }
+}
+
+pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEvent) -> Vec<Intent> {
+    let mut intents = Vec::new();
+    let following = matches!(dialog.progress, Progress::Following(_));
+    match key.code {
+        KeyCode::Esc => return intents,
+        KeyCode::Enter if following => return intents,
+        _ if dialog.progress != Progress::Editing => {}
+        KeyCode::Enter => intents = on_dialog_enter(app, &mut dialog),
+        KeyCode::Tab | KeyCode::BackTab => {
+            dialog.field = match (&dialog.kind, dialog.field) {
+                (DialogKind::Deploy { .. }, Field::Reason) => Field::Model,
+                _ => Field::Reason,
+            };
+            if dialog.field == Field::Reason && matches!(dialog.plan, PlanState::None) {
+                intents.extend(plan_if_named(app, &mut dialog));
+            }
+        }
+        KeyCode::Down if dialog.field == Field::Model => take_suggestion(&mut dialog, 1),
+        KeyCode::Up if dialog.field == Field::Model => take_suggestion(&mut dialog, -1),
+        KeyCode::Char('f') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+            if let DialogKind::Deploy { force, .. } = &mut dialog.kind {
+                *force = !*force;
+                intents.extend(plan_if_named(app, &mut dialog));
+            }
+        }
+        _ => {
+            let changed_model = match (&mut dialog.kind, dialog.field) {
+                (DialogKind::Deploy { model, .. }, Field::Model) => model.key(key),
+                _ => {
+                    dialog.reason.key(key);
+                    false
+                }
+            };
+            if changed_model {
+                dialog.plan = PlanState::None;
+            }
+        }
+    }
+    app.overlay = Some(Overlay::Dialog(dialog));
+    intents
+}
+
+fn on_dialog_enter(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
+    match (&dialog.plan, dialog.field) {
+        (PlanState::Ready(_), Field::Reason) => {
+            let serial = app.next_serial();
+            dialog.progress = Progress::Sent(serial);
+            dialog.error = None;
+            vec![act(dialog, false, serial)]
+        }
+        (PlanState::Asked(_), _) => Vec::new(),
+        _ => {
+            if let DialogKind::Deploy { model, tags, .. } = &mut dialog.kind
+                && let [only] = &tags.iter().filter(|tag| tag.contains(model.text())).collect::<Vec<_>>()[..]
+                && !model.text().is_empty()
+            {
+                *model = TextField::new(only);
+            }
+            dialog.field = Field::Reason;
+            plan_if_named(app, dialog)
+        }
+    }
+}
+
+fn plan_if_named(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
+    if let DialogKind::Deploy { model, .. } = &dialog.kind
+        && model.text().trim().is_empty()
+    {
+        dialog.field = Field::Model;
+        dialog.error = Some("choose a model: type a tag, a digest or a path, or press Down".into());
+        return Vec::new();
+    }
+    vec![ask_plan(app, dialog)]
+}
+
+fn take_suggestion(dialog: &mut Dialog, by: isize) {
+    let DialogKind::Deploy { model, tags, .. } = &mut dialog.kind else { return };
+    let Some(last) = tags.len().checked_sub(1) else { return };
+    let now = tags.iter().position(|tag| tag == model.text());
+    let next = match now {
+        Some(now) => now.saturating_add_signed(by).min(last),
+        None => 0,
+    };
+    *model = TextField::new(&tags[next]);
+    dialog.plan = PlanState::None;
+}
