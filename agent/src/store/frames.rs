@@ -78,7 +78,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn frames(&self, tier: Tier, from_unix_ms: i64, to_unix_ms: i64) -> Result<Vec<Frame>, StoreError> {
-        let connection = self.connection();
+        let connection = self.reader();
         let read = || -> rusqlite::Result<Vec<Frame>> {
             let rows = connection
                 .prepare_cached(

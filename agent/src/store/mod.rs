@@ -8,6 +8,7 @@ mod rollouts;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -16,6 +17,9 @@ pub use revisions::{DeploymentRow, RevisionRow};
 
 /// Numbered, applied in order, never edited once landed.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+
+/// How long one connection waits for the other.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the store refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,8 @@ pub enum StoreError {
 pub struct Store {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// A connection of its own, so that a long read of the past holds up no promise.
+    reader: Mutex<Connection>,
 }
 
 impl Store {
@@ -59,7 +65,7 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(fail)?;
-        connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(fail)?;
+        connection.busy_timeout(BUSY_PATIENCE).map_err(fail)?;
         let version: usize = connection
             .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
             .map_err(fail)?
@@ -74,7 +80,14 @@ impl Store {
             transaction.pragma_update(None, "user_version", number as i64 + 1).map_err(fail)?;
             transaction.commit().map_err(fail)?;
         }
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+        let reader = Connection::open(path).map_err(fail)?;
+        reader.pragma_update(None, "query_only", true).map_err(fail)?;
+        reader.busy_timeout(BUSY_PATIENCE).map_err(fail)?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), reader: Mutex::new(reader) })
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

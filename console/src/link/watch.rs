@@ -13,14 +13,14 @@ use super::error::LinkError;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// How much of the past is asked for when a link comes up.
-const HISTORY_FRAMES: u32 = 600;
-const HISTORY_MS: i64 = 600_000;
+/// How much of the past is asked for when a link comes up: what fits a screen, and soon comes over a slow link.
+const HISTORY_FRAMES: u32 = 120;
+const HISTORY_MS: i64 = 120_000;
 
 /// What a link tells.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// Frames of the past, oldest first; comes once a connection, before the first live frame.
+    /// Frames of the past, oldest first; comes once a connection, at any time.
     History(Vec<Frame>),
     /// A frame.
     Frame(Box<Frame>),
@@ -61,17 +61,27 @@ async fn follow(
 ) -> Result<(), LinkError> {
     let from_unix_ms = now_unix_ms() - HISTORY_MS;
     let range = HistoryRequest { from_unix_ms, to_unix_ms: 0, max_frames: HISTORY_FRAMES };
-    let history = client.history(range).await?.into_inner();
     let mut frames = client.watch(WatchRequest { interval_ms: 0 }).await?.into_inner();
-    if events.send(LinkEvent::History(history.frames)).await.is_err() {
-        return Ok(());
-    }
-    while let Some(frame) = frames.message().await? {
+    // The present does not wait for the past, which is much larger.
+    let mut past = std::pin::pin!(client.history(range));
+    let mut asked = true;
+    loop {
+        let event = tokio::select! {
+            biased;
+            frame = frames.message() => match frame? {
+                Some(frame) => LinkEvent::Frame(Box::new(frame)),
+                None => return Err(LinkError::Unreachable("the agent has stopped".into())),
+            },
+            past = &mut past, if asked => {
+                asked = false;
+                // Without it the charts begin now; the link itself is well.
+                LinkEvent::History(past.map(|past| past.into_inner().frames).unwrap_or_default())
+            }
+        };
         *backoff = FIRST_BACKOFF;
         // Waiting here is what makes the agent merge frames for a slow screen.
-        if events.send(LinkEvent::Frame(Box::new(frame))).await.is_err() {
+        if events.send(event).await.is_err() {
             return Ok(());
         }
     }
-    Err(LinkError::Unreachable("the agent has stopped".into()))
 }

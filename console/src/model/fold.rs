@@ -10,33 +10,49 @@ impl Model {
         let Some(known) = self.nodes.get_mut(node) else { return };
         let mut events = Vec::new();
         match event {
-            LinkEvent::History(frames) => {
-                known.link = LinkState::Live;
-                frames.into_iter().for_each(|frame| known.fold(frame, &mut events));
+            LinkEvent::History(frames) => known.fold_past(frames, &mut events),
+            LinkEvent::Frame(frame) => known.fold(*frame, &mut events),
+            LinkEvent::Lost { reason, .. } => {
+                known.link = LinkState::Lost { reason };
+                return;
             }
-            LinkEvent::Frame(frame) => {
-                known.link = LinkState::Live;
-                known.fold(*frame, &mut events);
+        }
+        known.link = LinkState::Live;
+        for event in events {
+            if !self.is_known(&event) {
+                self.events.push_back(event);
             }
-            LinkEvent::Lost { reason, .. } => known.link = LinkState::Lost { reason },
         }
-        self.events.extend(events);
-        if self.nodes.len() > 1 {
-            self.events.make_contiguous().sort_by_key(|event| event.event.time_unix_ms);
-        }
+        self.events.make_contiguous().sort_by_key(|event| event.event.time_unix_ms);
         let surplus = self.events.len().saturating_sub(MOST_EVENTS);
         self.events.drain(..surplus);
     }
 }
 
+impl Model {
+    /// The past that a link asks for when it comes back has events that have been seen.
+    fn is_known(&self, other: &NodeEvent) -> bool {
+        let same = |known: &NodeEvent| {
+            (known.event.time_unix_ms, known.event.sequence, &known.node)
+                == (other.event.time_unix_ms, other.event.sequence, &other.node)
+        };
+        let as_late = |known: &&NodeEvent| known.event.time_unix_ms >= other.event.time_unix_ms;
+        self.events.iter().rev().take_while(as_late).any(same)
+    }
+}
+
+fn taken(frame: &mut Frame) -> impl Iterator<Item = NodeEvent> {
+    let node = frame.node.clone();
+    std::mem::take(&mut frame.events).into_iter().map(move |event| NodeEvent { node: node.clone(), event })
+}
+
 impl NodeModel {
-    /// A frame that is not newer than the latest tells states only: a link that came back asks for the past again.
+    /// A frame that is not newer than the latest tells states only.
     fn fold(&mut self, mut frame: Frame, events: &mut Vec<NodeEvent>) {
         let newer = self.frame.as_ref().is_none_or(|latest| frame.time_unix_ms > latest.time_unix_ms);
         if newer && frame.interval_ms > 0 {
             self.add_points(&frame);
-            let node = &frame.node;
-            events.extend(frame.events.drain(..).map(|event| NodeEvent { node: node.clone(), event }));
+            events.extend(taken(&mut frame));
         }
         if newer || self.frame.as_ref().is_none_or(|latest| frame.time_unix_ms == latest.time_unix_ms) {
             frame.events.clear();
@@ -44,16 +60,40 @@ impl NodeModel {
         }
     }
 
+    /// The past comes when the present is already there, and again whenever a link comes back.
+    fn fold_past(&mut self, frames: Vec<Frame>, events: &mut Vec<NodeEvent>) {
+        let mut past = Self::new(self.address.clone());
+        for mut frame in frames {
+            past.add_points(&frame);
+            events.extend(taken(&mut frame));
+            if self.frame.is_none() {
+                self.frame = Some(frame);
+            } else if let Some(latest) =
+                self.frame.as_mut().filter(|latest| frame.time_unix_ms > latest.time_unix_ms)
+            {
+                *latest = frame;
+            }
+        }
+        self.host.fill_in(past.host);
+        for (uuid, series) in past.gpus {
+            self.gpus.entry(uuid).or_default().fill_in(series);
+        }
+        for (name, series) in past.deployments {
+            self.deployments.entry(name).or_default().fill_in(series);
+        }
+    }
+
     fn add_points(&mut self, frame: &Frame) {
+        let (time_unix_ms, interval_ms) = (frame.time_unix_ms, frame.interval_ms);
         if let Some(host) = &frame.host {
-            self.host.push(HostPoint::of(host, frame.interval_ms));
+            self.host.push(HostPoint::of(host, time_unix_ms, interval_ms));
         }
         for gpu in &frame.gpus {
-            self.gpus.entry(gpu.uuid.clone()).or_default().push(GpuPoint::of(gpu));
+            self.gpus.entry(gpu.uuid.clone()).or_default().push(GpuPoint::of(gpu, time_unix_ms));
         }
         for deployment in &frame.deployments {
             let series = self.deployments.entry(deployment.name.clone()).or_default();
-            let point = DeploymentPoint::of(deployment, frame.time_unix_ms, frame.interval_ms, series);
+            let point = DeploymentPoint::of(deployment, time_unix_ms, interval_ms, series);
             series.push(point);
         }
     }
@@ -78,7 +118,7 @@ mod tests {
                 revisions: vec![Revision { number: 1, counters, ..Revision::default() }],
                 ..Deployment::default()
             }],
-            events: vec![Event { text: "hello".into(), time_unix_ms, ..Event::default() }],
+            events: vec![Event { sequence: time_unix_ms as u64, time_unix_ms, ..Event::default() }],
             ..Frame::default()
         }
     }
@@ -86,8 +126,8 @@ mod tests {
     #[test]
     fn the_past_that_comes_again_is_not_counted_twice() {
         let mut model = Model::new(["unix:/a".to_owned()]);
-        model.apply(0, LinkEvent::History(vec![frame(1_000, 1), frame(2_000, 2)]));
         model.apply(0, LinkEvent::Frame(Box::new(frame(3_000, 4))));
+        model.apply(0, LinkEvent::History(vec![frame(1_000, 1), frame(2_000, 2)]));
         model.apply(0, LinkEvent::Lost { reason: "gone".into(), retry_at: Instant::now() });
         assert_eq!(model.nodes[0].link, LinkState::Lost { reason: "gone".into() });
         model.apply(0, LinkEvent::History(vec![frame(2_000, 2), frame(3_000, 4), frame(4_000, 8)]));

@@ -22,6 +22,24 @@ impl<T> Default for Series<T> {
     }
 }
 
+/// Something measured at a moment.
+pub trait Timed {
+    /// Unix time in milliseconds.
+    fn time_unix_ms(&self) -> i64;
+}
+
+impl<T: Timed> Series<T> {
+    /// Takes points of the past that came late; those that are known already are left out.
+    pub fn fill_in(&mut self, past: Self) {
+        self.points.extend(past.points);
+        // Stable, so that of two of the same moment the one that was known stays.
+        self.points.make_contiguous().sort_by_key(Timed::time_unix_ms);
+        let mut last = None;
+        self.points.retain(|point| last.replace(point.time_unix_ms()) != Some(point.time_unix_ms()));
+        self.points.drain(..self.points.len().saturating_sub(MOST_POINTS));
+    }
+}
+
 impl<T> Series<T> {
     /// Adds the newest; the oldest makes room.
     pub fn push(&mut self, point: T) {
@@ -251,6 +269,8 @@ impl Window {
 /// Host readings at a moment.
 #[derive(Clone, Copy, Debug)]
 pub struct HostPoint {
+    /// When.
+    pub time_unix_ms: i64,
     /// Busy share of all cores, 0 to 1.
     pub cpu: Option<f64>,
     /// Used share of memory, 0 to 1.
@@ -263,9 +283,10 @@ pub struct HostPoint {
 
 impl HostPoint {
     /// Of a frame's host.
-    pub fn of(host: &Host, interval_ms: u32) -> Self {
+    pub fn of(host: &Host, time_unix_ms: i64, interval_ms: u32) -> Self {
         let seconds = f64::from(interval_ms.max(1)) / 1_000.0;
         Self {
+            time_unix_ms,
             cpu: host.cpu_utilization,
             memory: host.memory_used_bytes as f64 / host.memory_total_bytes.max(1) as f64,
             received_per_s: host.network_received_bytes as f64 / seconds,
@@ -277,6 +298,8 @@ impl HostPoint {
 /// GPU readings at a moment; what the card does not tell is absent.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuPoint {
+    /// When.
+    pub time_unix_ms: i64,
     /// Busy share, 0 to 1.
     pub utilization: Option<f64>,
     /// Used share of memory, 0 to 1.
@@ -289,13 +312,32 @@ pub struct GpuPoint {
 
 impl GpuPoint {
     /// Of a frame's GPU.
-    pub fn of(gpu: &Gpu) -> Self {
+    pub fn of(gpu: &Gpu, time_unix_ms: i64) -> Self {
         let memory = gpu.memory_used_bytes.zip(gpu.memory_total_bytes);
         Self {
+            time_unix_ms,
             utilization: gpu.utilization,
             memory: memory.map(|(used, total)| used as f64 / total.max(1) as f64),
             power_mw: gpu.power_mw,
             temperature_c: gpu.temperature_c,
         }
+    }
+}
+
+impl Timed for DeploymentPoint {
+    fn time_unix_ms(&self) -> i64 {
+        self.time_unix_ms
+    }
+}
+
+impl Timed for HostPoint {
+    fn time_unix_ms(&self) -> i64 {
+        self.time_unix_ms
+    }
+}
+
+impl Timed for GpuPoint {
+    fn time_unix_ms(&self) -> i64 {
+        self.time_unix_ms
     }
 }
