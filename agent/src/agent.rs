@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use axum::serve::ListenerExt;
 use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
@@ -146,7 +145,7 @@ impl Agent {
         controller.settle_interrupted().await?;
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (subscribers, latest) = (Arc::new(Subscribers::default()), Arc::new(ArcSwapOption::empty()));
+        let subscribers = Arc::new(Subscribers::default());
         let (jobs, metrics) = (Arc::new(Jobs::default()), Arc::new(Metrics::default()));
         let frames = FrameLoop {
             maker,
@@ -158,7 +157,6 @@ impl Agent {
             history: Arc::clone(&history),
             metrics: Arc::clone(&metrics),
             subscribers: Arc::clone(&subscribers),
-            latest: Arc::clone(&latest),
         };
         tasks.spawn(frames.run(stop.clone()));
         let rpc = Rpc {
@@ -169,7 +167,6 @@ impl Agent {
             audit,
             history: Arc::clone(&history),
             subscribers,
-            latest,
         };
         tasks.spawn(serve_rpc(Arc::new(rpc), socket_listener, stop.clone()));
         let api = router(Api::new(Arc::clone(&deployments), metrics));

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use llmdeck_proto::v1::Frame;
 use llmdeck_proto::v1::alert::Severity;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::Alerts;
@@ -21,6 +20,10 @@ use crate::telemetry::{FrameMaker, FrameStates, History, Subscribers};
 /// Frames that may wait for the disk; one more is not kept, which is an event.
 const MOST_UNWRITTEN: usize = 60;
 
+/// Frames that something asked for are this far apart at least.
+const LEAST_GAP: Duration = Duration::from_millis(50);
+
+/// Makes frames: each interval, and at once when someone begins to watch or something happens.
 pub(crate) struct FrameLoop {
     pub(crate) maker: FrameMaker,
     pub(crate) interval: Duration,
@@ -31,7 +34,6 @@ pub(crate) struct FrameLoop {
     pub(crate) history: Arc<History>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) subscribers: Arc<Subscribers>,
-    pub(crate) latest: Arc<ArcSwapOption<Frame>>,
 }
 
 impl FrameLoop {
@@ -45,7 +47,7 @@ impl FrameLoop {
             let (history, events) = (Arc::clone(&self.history), Arc::clone(&self.events));
             move || write(&history, &events, queue)
         });
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        while stop.run_until_cancelled(self.next(&mut ticks)).await.is_some() {
             let states = FrameStates {
                 deployments: self.deployments.iter().map(|deployment| deployment.drain_frame()).collect(),
                 rollouts: self.controller.rollouts(),
@@ -54,7 +56,7 @@ impl FrameLoop {
             let frame = self.maker.make(states, &self.events, |frame| alerts.of(frame, &self.events));
             self.metrics.absorb(&frame);
             self.subscribers.publish(&frame);
-            if unwritten.try_send(frame.clone()).is_err() {
+            if unwritten.try_send(frame).is_err() {
                 self.events.push(
                     Severity::Warning,
                     "history",
@@ -62,12 +64,22 @@ impl FrameLoop {
                     "",
                 );
             }
-            self.latest.store(Some(Arc::new(frame)));
         }
         drop(unwritten);
         if writer.await.is_err() {
             tracing::error!("the history's writer panicked");
         }
+    }
+
+    /// Waits for the end of the interval, or for something that is worth a frame at once.
+    async fn next(&self, ticks: &mut Interval) {
+        let soon = Instant::now() + LEAST_GAP;
+        tokio::select! {
+            _ = ticks.tick() => return,
+            () = self.subscribers.arrival() => {}
+            () = self.events.any() => {}
+        }
+        tokio::time::sleep_until(soon).await;
     }
 }
 

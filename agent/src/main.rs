@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("llmdeck-agent: {error:#}");
+            eprintln!("llmdeck-agent: {error}");
             ExitCode::FAILURE
         }
     }

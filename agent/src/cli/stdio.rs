@@ -1,13 +1,13 @@
 use std::path::Path;
 
-use color_eyre::eyre::{Context, Result};
+use color_eyre::eyre::{Result, eyre};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy};
 use tokio::net::UnixStream;
 
 /// Copies both ways until either side ends.
 pub(super) async fn bridge(socket: &Path) -> Result<()> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!("no agent answers on {}; is llmdeck-agent running here?", socket.display())
+    let stream = UnixStream::connect(socket).await.map_err(|error| {
+        eyre!("no agent answers on {} ({error}); is llmdeck-agent running here?", socket.display())
     })?;
     let (from_agent, to_agent) = stream.into_split();
     tokio::select! {

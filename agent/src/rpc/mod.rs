@@ -52,8 +52,6 @@ pub struct Rpc {
     pub history: Arc<History>,
     /// Frames as they come.
     pub subscribers: Arc<Subscribers>,
-    /// The latest frame, for readers that have just come.
-    pub latest: Arc<arc_swap::ArcSwapOption<llmdeck_proto::v1::Frame>>,
 }
 
 /// Serves on a socket until `stop`.

@@ -38,9 +38,8 @@ impl telemetry_server::Telemetry for Telemetry {
                 "{MOST_WATCHERS} readers watch already; close one"
             )));
         }
-        let first = self.rpc.latest.load_full().map(|frame| at_once(&frame));
         let watch = Watch {
-            subscription: self.rpc.subscribers.subscribe(first),
+            subscription: self.rpc.subscribers.subscribe(),
             least: Duration::from_millis(request.into_inner().interval_ms.into()),
             sent: None,
             stop: self.stop.clone(),
@@ -57,42 +56,6 @@ impl telemetry_server::Telemetry for Telemetry {
             .map(Response::new)
             .map_err(|error| Status::internal(error.to_string()))
     }
-}
-
-/// The states of the latest frame without what was counted in it: a reader that comes now has not seen that interval
-/// from its beginning.
-fn at_once(latest: &Frame) -> Frame {
-    let mut frame = latest.clone();
-    frame.interval_ms = 0;
-    frame.merged_frames = 0;
-    frame.events.clear();
-    for deployment in &mut frame.deployments {
-        (deployment.energy_mj, deployment.cost_micros) = (None, None);
-        for revision in &mut deployment.revisions {
-            revision.counters = Some(llmdeck_proto::v1::Counters::default());
-            for histogram in [
-                &mut revision.queue_us,
-                &mut revision.ttft_us,
-                &mut revision.itl_us,
-                &mut revision.tpot_us,
-                &mut revision.e2e_us,
-            ] {
-                *histogram = None;
-            }
-            if let Some(quality) = &mut revision.quality {
-                *quality = llmdeck_proto::v1::Quality {
-                    golden_score: quality.golden_score,
-                    golden_low: quality.golden_low,
-                    golden_high: quality.golden_high,
-                    golden_exact_match: quality.golden_exact_match,
-                    golden_prompts: quality.golden_prompts,
-                    golden_unix_ms: quality.golden_unix_ms,
-                    ..llmdeck_proto::v1::Quality::default()
-                };
-            }
-        }
-    }
-    frame
 }
 
 /// One reader. Its frame is taken from the mailbox only when the transport asks, so that a slow link conflates.

@@ -4,6 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use llmdeck_proto::v1::{Event, alert::Severity};
 
+use tokio::sync::Notify;
+
 use crate::time::unix_ms;
 
 /// Most events of one interval; one more is dropped and counted.
@@ -13,6 +15,7 @@ const MOST_PENDING: usize = 500;
 #[derive(Default)]
 pub struct Events {
     inner: Mutex<Inner>,
+    happened: Notify,
 }
 
 #[derive(Default)]
@@ -41,6 +44,12 @@ impl Events {
         };
         tracing::info!(subject = event.subject, operator, "{}", event.text);
         inner.pending.push(event);
+        self.happened.notify_one();
+    }
+
+    /// Waits until something has happened since the last call.
+    pub async fn any(&self) {
+        self.happened.notified().await;
     }
 
     /// Takes what came since the last call, and how many were dropped.

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub struct Subscribers {
     mailboxes: Mutex<Vec<Weak<Mailbox>>>,
+    arrived: Notify,
 }
 
 #[derive(Default)]
@@ -24,14 +25,17 @@ pub struct Subscription {
 }
 
 impl Subscribers {
-    /// Begins with `first`, so that a reader sees something at once.
-    pub fn subscribe(&self, first: Option<Frame>) -> Subscription {
+    /// One more reader. It counts from the frame that is made next, which is at once.
+    pub fn subscribe(&self) -> Subscription {
         let mailbox = Arc::new(Mailbox::default());
-        if let Some(first) = first {
-            mailbox.put(&first);
-        }
         self.lock().push(Arc::downgrade(&mailbox));
+        self.arrived.notify_one();
         Subscription { mailbox }
+    }
+
+    /// Waits until someone has come since the last call.
+    pub async fn arrival(&self) {
+        self.arrived.notified().await;
     }
 
     /// Hands a frame to everyone; never waits.
@@ -92,9 +96,9 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_gets_one_merged_frame_and_one_that_left_is_forgotten() {
         let subscribers = Subscribers::default();
-        let mut slow = subscribers.subscribe(None);
-        let gone = subscribers.subscribe(Some(frame(0)));
-        drop(gone);
+        let mut slow = subscribers.subscribe();
+        drop(subscribers.subscribe());
+        subscribers.arrival().await;
         (1..=3).for_each(|sequence| subscribers.publish(&frame(sequence)));
         let merged = slow.next().await;
         assert_eq!((merged.sequence, merged.merged_frames, merged.interval_ms), (3, 3, 3_000));
