@@ -120,8 +120,18 @@ impl Console {
     }
 
     /// Waits for its end; whether it ended well.
+    ///
+    /// # Panics
+    /// When it does not end within `PATIENCE`, with the screen as it is.
     pub fn wait(&mut self) -> bool {
-        self.child.wait().unwrap().success()
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(Instant::now() < end, "it does not end; its screen is\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

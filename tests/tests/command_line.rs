@@ -2,11 +2,12 @@
 
 use std::process::{Command, Output, Stdio};
 
-use llmdeck_tests::{ASSISTANT, AgentProcess, binaries};
+use llmdeck_tests::{ASSISTANT, AgentProcess, ONE_THREAD, binaries};
 use serde_json::Value;
 
 fn llmdeck(arguments: &[&str]) -> Output {
-    Command::new(&binaries().console).args(arguments).stdin(Stdio::null()).output().unwrap()
+    let mut command = Command::new(&binaries().console);
+    command.args(arguments).env(ONE_THREAD.0, ONE_THREAD.1).stdin(Stdio::null()).output().unwrap()
 }
 
 fn json(output: &Output) -> Value {

@@ -43,6 +43,12 @@ pub fn update(app: &mut App, model: &Model, event: AppEvent) -> Vec<Intent> {
 }
 
 fn on_key(app: &mut App, model: &Model, key: KeyEvent) -> Vec<Intent> {
+    if key.modifiers.contains(KeyModifiers::ALT) {
+        // Escape and the key behind it, when a slow link brings both at once.
+        let mut intents = on_key(app, model, KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
+        intents.extend(on_key(app, model, KeyEvent::new(key.code, key.modifiers - KeyModifiers::ALT)));
+        return intents;
+    }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
         match key.code {
             KeyCode::Char('c') => return vec![Intent::Quit],

@@ -77,6 +77,8 @@ pub(super) async fn run(demo: Demo, time: Duration) -> Result<ExitCode> {
     let (deployed, _) = change(&channel, deploy, "the demo deploys a worse model").await?;
     let during = watcher.wait_for_score(Some(before)).await?;
 
+    // However slow the machine is, users meet the worse model before it is taken back.
+    wait_for_answers(&demo, deployed.to_revision).await?;
     tokio::time::sleep((part * 2).saturating_sub(started.elapsed())).await;
     let back = Action::Rollback { deployment: DEPLOYMENT.into(), to_revision: 0 };
     let (rolled_back, rollback_answered) = change(&channel, back, "quality fell").await?;
@@ -105,6 +107,18 @@ pub(super) async fn run(demo: Demo, time: Duration) -> Result<ExitCode> {
     });
     println!("{}", serde_json::to_string_pretty(&story)?);
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits until a revision has answered a few requests.
+async fn wait_for_answers(demo: &Demo, revision: u32) -> Result<()> {
+    const ANSWERS: u64 = 5;
+    let name = format!("{DEPLOYMENT}@{revision}");
+    let wait = async {
+        while demo.load.report().revisions.get(&name).is_none_or(|report| report.ok < ANSWERS) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(ROLLOUT_PATIENCE, wait).await.map_err(|_| eyre!("{name} answers nobody"))
 }
 
 /// Makes a change and waits for its end; also how long the agent took to answer.
