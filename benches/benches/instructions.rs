@@ -19,8 +19,8 @@ use llmdeck_proto::merge::merge_frames;
 use llmdeck_proto::v1::Frame;
 use prost::Message;
 
-fn recorder() -> Recorder {
-    let recorder = Recorder::default();
+fn recorder() -> Box<Recorder> {
+    let recorder = Box::new(Recorder::default());
     // The thread takes its shard on its first event.
     recorder.next_token(Duration::from_millis(15));
     recorder
@@ -41,7 +41,7 @@ fn model_and_frame() -> (Model, Frame) {
 }
 
 #[library_benchmark(setup = recorder)]
-fn record_an_event(recorder: Recorder) -> Recorder {
+fn record_an_event(recorder: Box<Recorder>) -> Box<Recorder> {
     recorder.next_token(black_box(Duration::from_micros(14_321)));
     recorder
 }
