@@ -1,7 +1,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use llmdeck::app::Action;
@@ -38,7 +38,7 @@ pub struct AgentProcess {
     folder: TempDir,
     environment: Vec<(String, String)>,
     http: String,
-    log: mpsc::Receiver<Value>,
+    log: Mutex<mpsc::Receiver<Value>>,
 }
 
 impl AgentProcess {
@@ -56,7 +56,7 @@ impl AgentProcess {
             .map(|(name, value)| ((*name).to_owned(), value.to_str().unwrap().to_owned()))
             .collect();
         let (child, http, log) = spawn(folder.path(), &environment);
-        Self { child, folder, environment, http, log }
+        Self { child, folder, environment, http, log: Mutex::new(log) }
     }
 
     /// Ends it as a crash would.
@@ -73,12 +73,13 @@ impl AgentProcess {
     /// Its end, and what it logged until then, one JSON object a line.
     pub fn wait(&mut self) -> (ExitStatus, Vec<Value>) {
         let status = self.child.wait().unwrap();
-        (status, self.log.iter().collect())
+        (status, self.log.get_mut().unwrap().iter().collect())
     }
 
     /// Starts it again on the same data.
     pub fn restart(&mut self) {
-        (self.child, self.http, self.log) = spawn(self.folder.path(), &self.environment);
+        let (child, http, log) = spawn(self.folder.path(), &self.environment);
+        (self.child, self.http, self.log) = (child, http, Mutex::new(log));
     }
 
     /// Whether the process runs.

@@ -9,6 +9,8 @@ pub struct Binaries {
     pub agent: PathBuf,
     /// `llmdeck`, with the demo.
     pub console: PathBuf,
+    /// `panic-in-terminal`
+    pub panic_in_terminal: PathBuf,
     /// The fake `libnvidia-ml.so`.
     pub nvml: PathBuf,
 }
@@ -33,6 +35,7 @@ pub fn binaries() -> &'static Binaries {
         Binaries {
             agent: profile_folder.join("llmdeck-agent"),
             console: profile_folder.join("llmdeck"),
+            panic_in_terminal: profile_folder.join("panic-in-terminal"),
             nvml: profile_folder.join("libllmdeck_fake_nvml.so"),
         }
     })

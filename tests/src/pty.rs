@@ -34,6 +34,11 @@ impl Console {
         Self::run(command, 80, 24, &[("LLMDECK", binaries().console.to_str().unwrap())])
     }
 
+    /// Runs the program that panics in the middle of a screen, on 80x24.
+    pub fn start_panicking() -> Self {
+        Self::run(CommandBuilder::new(&binaries().panic_in_terminal), 80, 24, &[])
+    }
+
     fn run(mut command: CommandBuilder, columns: u16, lines: u16, environment: &[(&str, &str)]) -> Self {
         let pty = native_pty_system().openpty(size(columns, lines)).unwrap();
         command.env_clear();

@@ -134,6 +134,17 @@ async fn the_terminal_is_given_back_on_sigterm() {
     });
 }
 
+#[test]
+fn the_terminal_is_given_back_on_a_panic_and_the_panic_is_readable() {
+    let mut console = Console::start_panicking();
+    console.wait_for("about to panic");
+    assert!(!console.is_restored());
+    console.send("\r\n");
+    assert!(!console.wait());
+    console.wait_for("on purpose");
+    assert!(console.is_restored());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_z_goes_to_the_shell_and_fg_comes_back() {
     let agent = AgentProcess::start(ASSISTANT);

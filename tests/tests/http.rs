@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use llmdeck_load::ChatError;
@@ -199,4 +200,33 @@ async fn sigterm_lets_what_runs_finish_and_says_how_many() {
         .filter(|words| !words.contains("503") && !words.contains("refused") && !words.contains("closed"))
         .collect();
     assert!(broken.is_empty(), "an answer was cut off: {:?}", report.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_longer_than_it_may_is_ended_with_504() {
+    let agent = Arc::new(AgentProcess::start(&format!("{ASSISTANT}max_concurrent = 1\ndeadline_s = 1\n")));
+    agent.ready().await;
+    // A digit without end.
+    let body = json!({
+        "model": "assistant", "prompt": "7", "max_tokens": 480, "temperature": 0, "logit_bias": { "20": 100 },
+    })
+    .to_string();
+    let asked = (0..24).map(|_| {
+        let (agent, body) = (Arc::clone(&agent), body.clone());
+        tokio::task::spawn_blocking(move || send(&agent, "POST", "/v1/completions", &body))
+    });
+    let (mut whole, mut late) = (0, 0);
+    for response in asked.collect::<Vec<_>>() {
+        let response = response.await.unwrap();
+        match response.status {
+            200 => whole += 1,
+            504 => {
+                assert_eq!(response.json()["error"]["code"], "deadline_exceeded");
+                late += 1;
+            }
+            other => panic!("{other}: {}", response.body),
+        }
+    }
+    assert!(whole > 0 && late > 0, "{whole} whole, {late} late");
+    assert_eq!(agent.ready().await, "assistant@1");
 }
