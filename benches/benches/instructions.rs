@@ -11,13 +11,19 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
+use jiff::tz::TimeZone;
+use llmdeck::app::App;
 use llmdeck::link::LinkEvent;
 use llmdeck::model::Model;
+use llmdeck::theme::{ColorDepth, Theme};
+use llmdeck::view::{View, draw};
 use llmdeck_agent::telemetry::Recorder;
 use llmdeck_benches::busy_frame;
 use llmdeck_proto::merge::merge_frames;
 use llmdeck_proto::v1::Frame;
 use prost::Message;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
 
 fn recorder() -> Box<Recorder> {
     let recorder = Box::new(Recorder::default());
@@ -63,8 +69,23 @@ fn fold_a_frame((mut model, frame): (Model, Frame)) -> Model {
     model
 }
 
+#[library_benchmark(setup = model_and_frame)]
+fn draw_the_fleet((model, _): (Model, Frame)) -> Buffer {
+    let area = Rect::new(0, 0, 80, 24);
+    let mut buffer = Buffer::empty(area);
+    let view = View {
+        app: &App::new(),
+        model: &model,
+        theme: Theme::new(ColorDepth::Indexed, false),
+        now_unix_ms: 1_700_000_003_000,
+        zone: &TimeZone::UTC,
+    };
+    draw(black_box(&view), area, &mut buffer);
+    buffer
+}
+
 library_benchmark_group!(
     name = hot_paths,
-    benchmarks = [record_an_event, encode_a_frame, merge_two_frames, fold_a_frame]
+    benchmarks = [record_an_event, encode_a_frame, merge_two_frames, fold_a_frame, draw_the_fleet]
 );
 main!(library_benchmark_groups = hot_paths);
