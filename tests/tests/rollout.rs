@@ -74,6 +74,21 @@ async fn a_model_that_cannot_be_loaded_leaves_the_stable_one_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_cannot_be_scored_leaves_the_stable_one_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = folder.path().join("suite.jsonl");
+    let prompt = "x".repeat(4_000);
+    std::fs::write(&suite, format!("{{\"prompt\":\"{prompt}\",\"checks\":[{{\"equals\":\"y\"}}]}}\n"))
+        .unwrap();
+    let agent = AgentProcess::start(&ASSISTANT.replace("assistant-suite", suite.to_str().unwrap()));
+    agent.ready().await;
+    let failed = change(&agent.channel(), deploy("assistant-worse"), "").await.unwrap();
+    assert_eq!(failed.state(), State::Failed);
+    assert!(failed.detail.contains("shorten the prompt"), "{}", failed.detail);
+    assert_eq!(agent.ready().await, "assistant@1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_second_operator_is_refused_and_told_who_was_first() {
     let agent = AgentProcess::start(ASSISTANT);
     agent.ready().await;

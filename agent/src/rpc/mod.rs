@@ -88,10 +88,17 @@ pub async fn serve(
             ControlServer::new(control::Control(Arc::clone(&rpc)))
                 .max_decoding_message_size(MOST_REQUEST_BYTES),
         )
-        .add_service(RegistryServer::new(registry::Registry(Arc::clone(&rpc))))
-        .add_service(JobsServer::new(jobs::Jobs(Arc::clone(&rpc))))
-        .add_service(AuditServer::new(audit::Audit(Arc::clone(&rpc))))
-        .add_service(InspectServer::new(inspect::Inspect(rpc)))
+        .add_service(
+            RegistryServer::new(registry::Registry(Arc::clone(&rpc)))
+                .max_decoding_message_size(MOST_REQUEST_BYTES),
+        )
+        .add_service(
+            JobsServer::new(jobs::Jobs(Arc::clone(&rpc))).max_decoding_message_size(MOST_REQUEST_BYTES),
+        )
+        .add_service(
+            AuditServer::new(audit::Audit(Arc::clone(&rpc))).max_decoding_message_size(MOST_REQUEST_BYTES),
+        )
+        .add_service(InspectServer::new(inspect::Inspect(rpc)).max_decoding_message_size(MOST_REQUEST_BYTES))
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener),
             async move { stop.cancelled().await },
