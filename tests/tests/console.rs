@@ -94,6 +94,24 @@ async fn every_screen_at_200x50_and_resized_to_the_least() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_at_the_moment_of_a_resize_counts() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    tokio::task::block_in_place(|| {
+        let mut console = Console::start(&[&target(&agent)], 100, 30);
+        console.wait_for("1 Fleet");
+        for round in 0..100 {
+            console.resize(100 + round % 2, 30);
+            console.send("?");
+            console.wait_for("any key closes this");
+            console.resize(102, 30);
+            console.send("x");
+            console.wait_until("the fleet again", |screen| !screen.contains("any key closes this"));
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_agent_is_shown_as_lost_and_comes_back_by_itself() {
     let mut agent = AgentProcess::start(ASSISTANT);
     agent.ready().await;

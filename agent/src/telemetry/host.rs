@@ -4,11 +4,15 @@ use std::time::Instant;
 use llmdeck_proto::v1::Host;
 use procfs::{Current, CurrentSI};
 
+use super::cpu_energy::CpuEnergy;
+
+const POWERCAP: &str = "/sys/class/powercap";
+
 /// Reads the host from `/proc` and `/sys`; rates are over the time between two samples.
 pub struct HostSampler {
     data_dir: PathBuf,
     before: Option<Counters>,
-    packages: Vec<EnergyPackage>,
+    energy: CpuEnergy,
 }
 
 struct Counters {
@@ -20,17 +24,10 @@ struct Counters {
     agent_cpu_ticks: u64,
 }
 
-/// One CPU package's meter (powercap). It wraps.
-struct EnergyPackage {
-    meter: PathBuf,
-    range_uj: u64,
-    before_uj: Option<u64>,
-}
-
 impl HostSampler {
     /// The disk reported is the one with `data_dir`.
     pub fn new(data_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned(), before: None, packages: energy_packages() }
+        Self { data_dir: data_dir.to_owned(), before: None, energy: CpuEnergy::find(Path::new(POWERCAP)) }
     }
 
     /// Reads everything; what cannot be read is zero or absent.
@@ -53,7 +50,7 @@ impl HostSampler {
             agent_memory_bytes: procfs::process::Process::myself()
                 .and_then(|process| process.statm())
                 .map_or(0, |statm| statm.resident * procfs::page_size()),
-            cpu_energy_mj: self.energy_mj(),
+            cpu_energy_mj: self.energy.spent_mj(),
             uptime_s: procfs::Uptime::current().map_or(0, |uptime| uptime.uptime as u64),
             ..Host::default()
         };
@@ -62,19 +59,6 @@ impl HostSampler {
         }
         self.before = now;
         host
-    }
-
-    fn energy_mj(&mut self) -> Option<u64> {
-        let mut total_uj = None;
-        for package in &mut self.packages {
-            let now = read_number(&package.meter);
-            if let (Some(now), Some(before)) = (now, package.before_uj) {
-                let spent = if now >= before { now - before } else { now + package.range_uj - before };
-                total_uj = Some(total_uj.unwrap_or(0) + spent);
-            }
-            package.before_uj = now;
-        }
-        total_uj.map(|energy| energy / 1_000)
     }
 }
 
@@ -115,24 +99,6 @@ impl Counters {
         host.network_received_bytes = self.received.saturating_sub(before.received);
         host.network_sent_bytes = self.sent.saturating_sub(before.sent);
     }
-}
-
-/// `intel-rapl:N` are packages; `intel-rapl:N:M` are parts of them, already counted.
-fn energy_packages() -> Vec<EnergyPackage> {
-    let Ok(zones) = std::fs::read_dir("/sys/class/powercap") else { return Vec::new() };
-    zones
-        .flatten()
-        .map(|zone| zone.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().matches(':').count() == 1))
-        .filter_map(|path| {
-            let range_uj = read_number(&path.join("max_energy_range_uj"))?;
-            Some(EnergyPackage { meter: path.join("energy_uj"), range_uj, before_uj: None })
-        })
-        .collect()
-}
-
-fn read_number(path: &Path) -> Option<u64> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the node measures: recorders for requests, samplers for GPU and host, and the frames made of them.
 
 mod atomic_histogram;
+mod cpu_energy;
 mod energy;
 pub mod events;
 mod frame;
