@@ -1,0 +1,151 @@
+use super::vector::{Plain, Vector};
+use super::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, TILE, Task};
+use crate::Isa;
+use crate::exp::exp;
+
+/// Less than any score, yet a number, so that a row that has seen nothing takes part without a special case.
+const NOTHING_SEEN: f32 = -1e30;
+
+/// Writes `[task.count, head_dim]`.
+pub(super) fn run(
+    isa: Isa,
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'_>,
+    task: Task<'_>,
+    out: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2(store: &KeyValueStore, heads: Heads, queries: Queries<'_>, task: Task<'_>, out: &mut [f32]) {
+            dispatch::<Plain>(store, heads, queries, task, out);
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn avx512(
+            store: &KeyValueStore,
+            heads: Heads,
+            queries: Queries<'_>,
+            task: Task<'_>,
+            out: &mut [f32],
+        ) {
+            dispatch::<super::vector::avx512::Register>(store, heads, queries, task, out);
+        }
+        match isa {
+            // SAFETY: the caller names an instruction set that the machine has.
+            Isa::Avx512Vnni => return unsafe { avx512(store, heads, queries, task, out) },
+            // SAFETY: as above.
+            Isa::Avx2 => return unsafe { avx2(store, heads, queries, task, out) },
+            Isa::Plain => {}
+        }
+    }
+    dispatch::<Plain>(store, heads, queries, task, out);
+}
+
+#[inline(always)]
+fn dispatch<V: Vector>(
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'_>,
+    task: Task<'_>,
+    out: &mut [f32],
+) {
+    match task.count {
+        1 => tile::<V, 1>(store, heads, queries, task, out),
+        2 => tile::<V, 2>(store, heads, queries, task, out),
+        3 => tile::<V, 3>(store, heads, queries, task, out),
+        _ => tile::<V, TILE>(store, heads, queries, task, out),
+    }
+}
+
+#[inline(always)]
+fn tile<V: Vector, const R: usize>(
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'_>,
+    task: Task<'_>,
+    out: &mut [f32],
+) {
+    let dim = store.head_dim();
+    let group = heads.query / store.kv_heads();
+    let mut rows: [&[f32]; R] = [&[]; R];
+    // What each row sees: from, to.
+    let mut seen = [(0, 0); R];
+    for (index, (row, seen)) in rows.iter_mut().zip(&mut seen).enumerate() {
+        let (token, head) = ((task.first + index) / group, (task.first + index) % group);
+        let at = (task.span.row + token) * queries.stride + (task.kv_head * group + head) * dim;
+        *row = &queries.rows[at..][..dim];
+        let position = task.span.position + token;
+        *seen = (heads.window.map_or(0, |window| (position + 1).saturating_sub(window)), position);
+    }
+    // Positions grow with the index.
+    let (first, last) = (seen[0].0, seen[R - 1].1);
+    let mut peaks = [NOTHING_SEEN; R];
+    let mut totals = [V::splat(0.0); R];
+    for block in first / BLOCK_TOKENS..=last / BLOCK_TOKENS {
+        let (keys, values) = store.head(task.span.blocks[block], task.kv_head);
+        let scores = scores::<V, R>(keys, &rows);
+        let mut weights = [[0.0; BLOCK_TOKENS]; R];
+        let mut shrink = [0.0; R];
+        for row in 0..R {
+            let mut scores = scores[row].to_array();
+            let base = block * BLOCK_TOKENS;
+            if base < seen[row].0 || base + BLOCK_TOKENS - 1 > seen[row].1 {
+                for (token, score) in scores.iter_mut().enumerate() {
+                    if base + token < seen[row].0 || base + token > seen[row].1 {
+                        *score = f32::NEG_INFINITY;
+                    }
+                }
+            }
+            let peak =
+                scores.iter().fold(peaks[row], |most, score| if *score > most { *score } else { most });
+            shrink[row] = exp(peaks[row] - peak);
+            peaks[row] = peak;
+            for (weight, score) in weights[row].iter_mut().zip(scores) {
+                *weight = exp(score - peak);
+            }
+            totals[row] = totals[row].multiply(V::splat(shrink[row])).add(V::load(&weights[row]));
+        }
+        // Places outside of what is seen may hold anything, even what is not a number.
+        let tokens =
+            first.saturating_sub(block * BLOCK_TOKENS)..(last + 1 - block * BLOCK_TOKENS).min(BLOCK_TOKENS);
+        for lane in (0..dim).step_by(BLOCK_TOKENS) {
+            let mut sums = [V::splat(0.0); R];
+            for row in 0..R {
+                sums[row] = V::load(&out[row * dim + lane..]).multiply(V::splat(shrink[row]));
+            }
+            for token in tokens.clone() {
+                let value = V::load_halves(&values[token * dim + lane..]);
+                for row in 0..R {
+                    sums[row] = value.fused(V::splat(weights[row][token]), sums[row]);
+                }
+            }
+            for row in 0..R {
+                out[row * dim + lane..][..BLOCK_TOKENS].copy_from_slice(&sums[row].to_array());
+            }
+        }
+    }
+    for (out, total) in out.chunks_exact_mut(dim).zip(totals) {
+        let total: f32 = total.to_array().iter().sum();
+        out.iter_mut().for_each(|number| *number /= total);
+    }
+}
+
+/// Products of each row with a block's sixteen keys.
+#[inline(always)]
+fn scores<V: Vector, const R: usize>(keys: &[u16], rows: &[&[f32]; R]) -> [V; R] {
+    // Two sums a row, so that additions do not wait for each other.
+    let mut even = [V::splat(0.0); R];
+    let mut odd = [V::splat(0.0); R];
+    for (pair, keys) in keys.chunks_exact(2 * BLOCK_TOKENS).enumerate() {
+        let (first, second) = (V::load_halves(keys), V::load_halves(&keys[BLOCK_TOKENS..]));
+        for row in 0..R {
+            even[row] = first.fused(V::splat(rows[row][2 * pair]), even[row]);
+            odd[row] = second.fused(V::splat(rows[row][2 * pair + 1]), odd[row]);
+        }
+    }
+    for row in 0..R {
+        even[row] = even[row].add(odd[row]);
+    }
+    even
+}

@@ -1,0 +1,245 @@
+//! Causal attention of ragged sequences over keys and values in blocks, with the softmax computed online (Milakov and
+//! Gimelshein 2018; Dao et al. 2022). A row's result does not depend on the rows beside it.
+
+mod kernel;
+mod store;
+mod vector;
+
+pub use store::{BLOCK_TOKENS, KeyValueStore};
+
+use crate::pool::SendPointer;
+use crate::{Isa, Pool};
+
+/// New tokens of one sequence, whose keys and values are in the store already.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// Blocks of the sequence, in order. Those that lie before the window are not looked at.
+    pub blocks: &'a [u32],
+    /// Position of the first new token in the sequence.
+    pub position: usize,
+    /// New tokens.
+    pub count: usize,
+    /// Row of the first new token among the queries.
+    pub row: usize,
+}
+
+/// The shape of a layer's attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Query heads, a multiple of the key and value heads.
+    pub query: usize,
+    /// A token sees itself and the `window - 1` before it; `None` sees all.
+    pub window: Option<usize>,
+}
+
+/// Queries in rows of `stride` numbers that begin with `[query heads, head_dim]`, rotated and scaled.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a> {
+    /// All rows.
+    pub rows: &'a [f32],
+    /// Numbers from one row to the next.
+    pub stride: usize,
+}
+
+/// Query rows that one task computes together.
+const TILE: usize = 4;
+
+/// Writes `[rows, query heads * head_dim]` to `out`.
+///
+/// # Panics
+/// When shapes do not fit or a block is missing: that is a bug of the caller.
+pub fn attend(
+    pool: &Pool,
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'_>,
+    spans: &[Span<'_>],
+    out: &mut [f32],
+) {
+    attend_with(Isa::widest(), pool, store, heads, queries, spans, out);
+}
+
+/// A few of a span's query rows that share a head of keys.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    span: Span<'a>,
+    kv_head: usize,
+    /// First of the rows, counted token by token, query head by query head.
+    first: usize,
+    count: usize,
+}
+
+fn attend_with(
+    isa: Isa,
+    pool: &Pool,
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'_>,
+    spans: &[Span<'_>],
+    out: &mut [f32],
+) {
+    let width = heads.query * store.head_dim();
+    let group = heads.query / store.kv_heads();
+    let rows = spans.iter().map(|span| span.row + span.count).max().unwrap_or(0);
+    assert!(out.len() >= rows * width, "the output is too small");
+    assert!(queries.stride >= width && queries.rows.len() >= rows * queries.stride, "queries are missing");
+    assert!(group * store.kv_heads() == heads.query, "query heads do not share the key heads evenly");
+    let mut tasks = Vec::new();
+    let all: usize = spans.iter().map(|span| span.count * heads.query).sum();
+    let tile = if all / TILE >= pool.threads() { TILE } else { 1 };
+    for span in spans {
+        let seen = (span.position + span.count).div_ceil(BLOCK_TOKENS);
+        assert!(span.blocks.len() >= seen, "a sequence has fewer blocks than tokens");
+        for kv_head in 0..store.kv_heads() {
+            let units = span.count * group;
+            tasks.extend((0..units).step_by(tile).map(|first| Task {
+                span: *span,
+                kv_head,
+                first,
+                count: tile.min(units - first),
+            }));
+        }
+    }
+    let out = SendPointer(out.as_mut_ptr());
+    let tasks_a_turn = (tasks.len() / (pool.threads() * 8)).max(1);
+    pool.run(tasks.len().div_ceil(tasks_a_turn), |turn| {
+        for task in tasks.iter().skip(turn * tasks_a_turn).take(tasks_a_turn) {
+            let mut results = vec![0.0; task.count * store.head_dim()];
+            kernel::run(isa, store, heads, queries, *task, &mut results);
+            for (index, result) in results.chunks_exact(store.head_dim()).enumerate() {
+                let (token, head) = ((task.first + index) / group, (task.first + index) % group);
+                let at = (task.span.row + token) * width + (task.kv_head * group + head) * store.head_dim();
+                // SAFETY: the place lies within `rows * width` numbers, which the output has; no other task has this
+                // row and head.
+                unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), out.at(at), result.len()) };
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, Span, attend_with};
+    use crate::{Isa, Pool};
+
+    struct Case {
+        store: KeyValueStore,
+        tables: Vec<Vec<u32>>,
+        /// Keys and values by sequence and position, as the store rounds them.
+        tokens: Vec<Vec<(Vec<f32>, Vec<f32>)>>,
+    }
+
+    fn case(lengths: &[usize], kv_heads: usize, head_dim: usize, rng: &mut StdRng) -> Case {
+        let blocks: usize = lengths.iter().map(|length| length.div_ceil(BLOCK_TOKENS)).sum();
+        let mut store = KeyValueStore::new(blocks + 1, kv_heads, head_dim);
+        // What an earlier sequence left must not matter.
+        let poison = vec![f32::NAN; kv_heads * head_dim];
+        for block in 0..=blocks {
+            (0..BLOCK_TOKENS).for_each(|slot| store.write(block as u32, slot, &poison, &poison));
+        }
+        let mut next = blocks as u32;
+        let (mut tables, mut tokens) = (Vec::new(), Vec::new());
+        for length in lengths {
+            let table: Vec<u32> = (0..length.div_ceil(BLOCK_TOKENS))
+                .map(|_| {
+                    next -= 1;
+                    next + 1
+                })
+                .collect();
+            let mut random =
+                || (0..kv_heads * head_dim).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
+            let all: Vec<_> = (0..*length).map(|_| (random(), random())).collect();
+            for (position, (keys, values)) in all.iter().enumerate() {
+                store.write(table[position / BLOCK_TOKENS], position % BLOCK_TOKENS, keys, values);
+            }
+            tables.push(table);
+            tokens.push(all);
+        }
+        Case { store, tables, tokens }
+    }
+
+    fn exact(
+        case: &Case,
+        sequence: usize,
+        position: usize,
+        head: (usize, usize),
+        query: &[f32],
+        window: Option<usize>,
+    ) -> Vec<f32> {
+        let (kv_head, dim) = head;
+        let of = |all: &[f32]| all[kv_head * dim..][..dim].to_vec();
+        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let seen = &case.tokens[sequence][first..=position];
+        let scores: Vec<f64> = seen
+            .iter()
+            .map(|(key, _)| of(key).iter().zip(query).map(|(k, q)| f64::from(k * q)).sum())
+            .collect();
+        let peak = scores.iter().copied().fold(f64::MIN, f64::max);
+        let total: f64 = scores.iter().map(|score| (score - peak).exp()).sum();
+        let mut out = vec![0.0f64; dim];
+        for (score, (_, value)) in scores.iter().zip(seen) {
+            for (out, value) in out.iter_mut().zip(of(value)) {
+                *out += (score - peak).exp() / total * f64::from(value);
+            }
+        }
+        out.into_iter().map(|number| number as f32).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn it_is_softmax_attention_over_what_may_be_seen(
+            sequences in prop::collection::vec((1usize..70, 1usize..9), 1..4), kv_heads in 1usize..3,
+            group in 1usize..5, dim in 1usize..4, window in prop::option::of(1usize..40), seed in any::<u64>(),
+        ) {
+            let head_dim = dim * 16;
+            let mut rng = StdRng::seed_from_u64(seed);
+            let lengths: Vec<usize> = sequences.iter().map(|(length, _)| *length).collect();
+            let case = case(&lengths, kv_heads, head_dim, &mut rng);
+            let query_heads = kv_heads * group;
+            let stride = query_heads * head_dim + 3;
+            let mut spans = Vec::new();
+            let mut row = 0;
+            for ((length, count), blocks) in sequences.iter().zip(&case.tables) {
+                let count = (*count).min(*length);
+                spans.push(Span { blocks, position: length - count, count, row });
+                row += count;
+            }
+            let rows: Vec<f32> = (0..row * stride).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let queries = Queries { rows: &rows, stride };
+            let heads = Heads { query: query_heads, window };
+            let width = query_heads * head_dim;
+            let run = |isa, threads, spans: &[Span<'_>]| {
+                let mut out = vec![f32::NAN; row * width];
+                attend_with(isa, &Pool::new(threads).unwrap(), &case.store, heads, queries, spans, &mut out);
+                out
+            };
+            let plain = run(Isa::Plain, 1, &spans);
+            for isa in Isa::available() {
+                prop_assert_eq!(&run(isa, 3, &spans), &plain, "{:?}", isa);
+            }
+            // One token at a time gives the same bits as all together.
+            let single: Vec<Span<'_>> = spans.iter().flat_map(|span| {
+                (0..span.count).map(|token| Span { position: span.position + token, count: 1, row: span.row + token, ..*span })
+            }).collect();
+            prop_assert_eq!(&run(Isa::widest(), 3, &single), &plain);
+            for (sequence, span) in spans.iter().enumerate() {
+                for token in 0..span.count {
+                    for head in 0..query_heads {
+                        let query = &rows[(span.row + token) * stride + head * head_dim..][..head_dim];
+                        let exact = exact(&case, sequence, span.position + token, (head / group, head_dim), query, window);
+                        let ours = &plain[(span.row + token) * width + head * head_dim..][..head_dim];
+                        for (ours, exact) in ours.iter().zip(exact) {
+                            prop_assert!((ours - exact).abs() < 5e-3, "{} {}", ours, exact);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The arithmetic of the engine, on the CPU.
+//!
+//! [`Matrix`] holds weights as their file has them, laid out anew for the widest instructions, and multiplies them with
+//! any number of rows; [`attention`] reads a key and value cache in blocks; [`elementwise`] has the rest. A [`Pool`] of
+//! threads runs them all.
+//!
+//! This crate is the only one with `unsafe`. Every kernel that uses vector instructions has a plain twin, in safe Rust,
+//! that gives the same bits; properties compare the two.
+
+pub mod attention;
+pub mod elementwise;
+mod exp;
+mod format;
+mod isa;
+mod line;
+mod matmul;
+mod matrix;
+mod pool;
+mod quantized_rows;
+mod repack;
+
+pub use format::WeightFormat;
+pub use isa::Isa;
+pub use matmul::{Product, matmul};
+pub use matrix::Matrix;
+pub use pool::Pool;
+pub use quantized_rows::Rows;

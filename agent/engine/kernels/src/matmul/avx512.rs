@@ -1,0 +1,265 @@
+//! 512-bit kernels. A register has a word of four quants, or one sum, for each of a panel's 16 rows.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps,
+    _mm512_load_si512, _mm512_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16,
+    _mm512_storeu_ps,
+};
+
+use super::Tile;
+use super::plain::PARTIAL_SUMS;
+use crate::format::{GROUPS, Layout};
+use crate::line::{Line, PANEL_ROWS};
+use crate::{Rows, WeightFormat};
+
+const F32: u8 = 0;
+const F16: u8 = 1;
+const BF16: u8 = 2;
+const Q4_0: u8 = 3;
+const Q5_0: u8 = 4;
+const Q8_0: u8 = 5;
+const Q4K: u8 = 6;
+const Q5K: u8 = 7;
+const Q6K: u8 = 8;
+
+const fn format_of(number: u8) -> WeightFormat {
+    match number {
+        F32 => WeightFormat::F32,
+        F16 => WeightFormat::F16,
+        BF16 => WeightFormat::BF16,
+        Q4_0 => WeightFormat::Q4_0,
+        Q5_0 => WeightFormat::Q5_0,
+        Q8_0 => WeightFormat::Q8_0,
+        Q4K => WeightFormat::Q4K,
+        Q5K => WeightFormat::Q5K,
+        _ => WeightFormat::Q6K,
+    }
+}
+
+const fn layout_of(number: u8) -> Layout {
+    match format_of(number).layout() {
+        Some(layout) => layout,
+        None => Layout { unit_blocks: 1, scale_lines: 0, quant_lines: 1, offset: 0 },
+    }
+}
+
+pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
+    assert!(row + M <= rows.count(), "the tile is beyond the rows");
+    // SAFETY: the caller names an instruction set that the machine has. The kernels read `M` rows of `rows`, all of
+    // which are there, and the panel's lines, of which the checks in them see that there are enough.
+    unsafe {
+        match format {
+            WeightFormat::F32 => floating::<F32, M>(panel, rows, row),
+            WeightFormat::F16 => floating::<F16, M>(panel, rows, row),
+            WeightFormat::BF16 => floating::<BF16, M>(panel, rows, row),
+            WeightFormat::Q4_0 => quantized::<Q4_0, M>(panel, rows, row),
+            WeightFormat::Q5_0 => quantized::<Q5_0, M>(panel, rows, row),
+            WeightFormat::Q8_0 => quantized::<Q8_0, M>(panel, rows, row),
+            WeightFormat::Q4K => quantized::<Q4K, M>(panel, rows, row),
+            WeightFormat::Q5K => quantized::<Q5K, M>(panel, rows, row),
+            WeightFormat::Q6K => quantized::<Q6K, M>(panel, rows, row),
+        }
+    }
+}
+
+/// # Safety
+/// Rows `row` to `row + M` exist.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn quantized<const F: u8, const M: usize>(panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
+    let layout = layout_of(F);
+    let blocks = rows.blocks();
+    assert!(
+        panel.len() / layout.unit_lines() * layout.unit_blocks <= blocks,
+        "rows are narrower than the panel"
+    );
+    let mut words = [std::ptr::null::<u32>(); M];
+    let mut scales = [std::ptr::null::<f32>(); M];
+    let mut quant_sums = [std::ptr::null::<[i32; 2]>(); M];
+    for index in 0..M {
+        words[index] = rows.words[(row + index) * blocks * GROUPS..][..blocks * GROUPS].as_ptr();
+        scales[index] = rows.scales[(row + index) * blocks..][..blocks].as_ptr();
+        quant_sums[index] = rows.sums[(row + index) * blocks..][..blocks].as_ptr();
+    }
+    let mut sums = [_mm512_setzero_ps(); M];
+    for (index, unit) in panel.chunks_exact(layout.unit_lines()).enumerate() {
+        let unit = unit.as_ptr();
+        for block in 0..layout.unit_blocks {
+            let at = index * layout.unit_blocks + block;
+            // SAFETY: the unit has its lines; `at` is below `blocks`, by the assertion, and each pointer has `blocks`
+            // of its kind.
+            unsafe {
+                let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
+                if F == Q6K {
+                    for half in 0..2 {
+                        let mut dots = [_mm512_setzero_si512(); M];
+                        for m in 0..M {
+                            dots[m] = _mm512_set1_epi32(-layout.offset * (*quant_sums[m].add(at))[half]);
+                        }
+                        for group in half * 4..half * 4 + 4 {
+                            let weights = group_words::<F>(lines, group);
+                            for m in 0..M {
+                                let four = _mm512_set1_epi32(*words[m].add(at * GROUPS + group) as i32);
+                                dots[m] = _mm512_dpbusd_epi32(dots[m], weights, four);
+                            }
+                        }
+                        let (scale, _) = scales_of::<F>(unit, block, half);
+                        for m in 0..M {
+                            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*scales[m].add(at)));
+                            sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), scale, sums[m]);
+                        }
+                    }
+                    continue;
+                }
+                let mut dots = [_mm512_setzero_si512(); M];
+                let mut totals = [0i32; M];
+                for m in 0..M {
+                    let [first, second] = *quant_sums[m].add(at);
+                    totals[m] = first + second;
+                    if layout.offset != 0 {
+                        dots[m] = _mm512_set1_epi32(-layout.offset * totals[m]);
+                    }
+                }
+                for group in 0..GROUPS {
+                    let weights = group_words::<F>(lines, group);
+                    for m in 0..M {
+                        let four = _mm512_set1_epi32(*words[m].add(at * GROUPS + group) as i32);
+                        dots[m] = _mm512_dpbusd_epi32(dots[m], weights, four);
+                    }
+                }
+                let (scale, minimum) = scales_of::<F>(unit, block, 0);
+                for m in 0..M {
+                    let of_row = *scales[m].add(at);
+                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(of_row));
+                    sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), scale, sums[m]);
+                    if F == Q4K || F == Q5K {
+                        let taken = _mm512_set1_ps(of_row * totals[m] as f32);
+                        sums[m] = _mm512_fnmadd_ps(minimum, taken, sums[m]);
+                    }
+                }
+            }
+        }
+    }
+    store(&sums)
+}
+
+/// # Safety
+/// `lines` are those of a block of the format.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn group_words<const F: u8>(lines: *const Line, group: usize) -> __m512i {
+    // SAFETY: the caller gives a block's lines, and lines are aligned.
+    let line = |index: usize| unsafe { _mm512_load_si512(lines.add(index).cast()) };
+    if F == Q8_0 {
+        return line(group);
+    }
+    let nibbles = line(group / 2);
+    let nibbles = if group % 2 == 1 { _mm512_srli_epi16::<4>(nibbles) } else { nibbles };
+    let low = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+    if F == Q5_0 || F == Q5K {
+        let plane = line(4);
+        let bit = |plane| _mm512_and_si512(plane, _mm512_set1_epi8(16));
+        let high = match group {
+            0 => bit(_mm512_slli_epi32::<4>(plane)),
+            1 => bit(_mm512_slli_epi32::<3>(plane)),
+            2 => bit(_mm512_slli_epi32::<2>(plane)),
+            3 => bit(_mm512_slli_epi32::<1>(plane)),
+            4 => bit(plane),
+            5 => bit(_mm512_srli_epi16::<1>(plane)),
+            6 => bit(_mm512_srli_epi16::<2>(plane)),
+            _ => bit(_mm512_srli_epi16::<3>(plane)),
+        };
+        return _mm512_or_si512(low, high);
+    }
+    if F == Q6K {
+        let plane = line(4 + group / 4);
+        let bits = |plane| _mm512_and_si512(plane, _mm512_set1_epi8(48));
+        let high = match group % 4 {
+            0 => bits(_mm512_slli_epi32::<4>(plane)),
+            1 => bits(_mm512_slli_epi32::<2>(plane)),
+            2 => bits(plane),
+            _ => bits(_mm512_srli_epi16::<2>(plane)),
+        };
+        return _mm512_or_si512(low, high);
+    }
+    low
+}
+
+/// # Safety
+/// `unit` has the lines of a unit of the format.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn scales_of<const F: u8>(unit: *const Line, block: usize, half: usize) -> (__m512, __m512) {
+    // SAFETY: the caller gives a unit; 16 halves are half a line, 16 bytes a quarter.
+    unsafe {
+        let halves = |index: usize| {
+            _mm512_cvtph_ps(_mm256_loadu_si256(unit.cast::<u16>().add(index * PANEL_ROWS).cast()))
+        };
+        let bytes = |line: usize, index: usize| {
+            _mm_loadu_si128(unit.add(line).cast::<u8>().add(index * PANEL_ROWS).cast())
+        };
+        if F == Q4K || F == Q5K {
+            let scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes(1, block)));
+            let minimum = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes(3, block)));
+            return (_mm512_mul_ps(halves(0), scale), _mm512_mul_ps(halves(1), minimum));
+        }
+        if F == Q6K {
+            let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes(1, 2 * block + half)));
+            return (_mm512_mul_ps(halves(0), scale), _mm512_setzero_ps());
+        }
+        (halves(block), _mm512_setzero_ps())
+    }
+}
+
+/// # Safety
+/// Rows `row` to `row + M` exist.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn floating<const F: u8, const M: usize>(panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
+    let columns = rows.columns();
+    assert!(panel.len() >= format_of(F).panel_lines(columns), "the panel is too short");
+    let floats = rows.floats()[row * columns..][..M * columns].as_ptr();
+    let panel = panel.as_ptr();
+    let mut partial = [[_mm512_setzero_ps(); M]; PARTIAL_SUMS];
+    let mut column = 0;
+    while column < columns {
+        for part in 0..PARTIAL_SUMS {
+            if column + part >= columns {
+                break;
+            }
+            // SAFETY: the panel has a word, or half of one, for each column; `floats` has `M` rows of them.
+            unsafe {
+                let at = column + part;
+                let half = || _mm256_loadu_si256(panel.cast::<u16>().add(at * PANEL_ROWS).cast());
+                let weights = match F {
+                    F32 => _mm512_loadu_ps(panel.cast::<f32>().add(at * PANEL_ROWS)),
+                    F16 => _mm512_cvtph_ps(half()),
+                    _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half()))),
+                };
+                for m in 0..M {
+                    let number = _mm512_set1_ps(*floats.add(m * columns + at));
+                    partial[part][m] = _mm512_fmadd_ps(weights, number, partial[part][m]);
+                }
+            }
+        }
+        column += PARTIAL_SUMS;
+    }
+    let mut sums = [_mm512_setzero_ps(); M];
+    for m in 0..M {
+        let [a, b, c, d] = partial.map(|part| part[m]);
+        sums[m] = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+    }
+    store(&sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store<const M: usize>(sums: &[__m512; M]) -> Tile<M> {
+    let mut tile = [[0.0; PANEL_ROWS]; M];
+    for (results, sum) in tile.iter_mut().zip(sums) {
+        // SAFETY: `results` has 16 numbers.
+        unsafe { _mm512_storeu_ps(results.as_mut_ptr(), *sum) };
+    }
+    tile
+}

@@ -1,0 +1,225 @@
+//! Products of weights with rows: one kernel for one row or many, so that decoding and prefill share it. A row's result
+//! does not depend on the rows beside it.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plain;
+
+use crate::line::{Line, PANEL_ROWS};
+use crate::matrix::Output;
+use crate::pool::SendPointer;
+use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
+
+/// A matrix and where its results go.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// The weights, `[rows, columns]`.
+    pub matrix: &'a Matrix,
+    /// Column of the output where its first result goes.
+    pub column: usize,
+}
+
+/// Multiplies every row with every matrix: `out[r, column + n] = Σ_k matrix[n, k] rows[r, k]`, with `out` of shape
+/// `[rows, out_columns]`. Quantized matrices see the rows rounded to eight bits, others as floats.
+///
+/// # Panics
+/// When shapes do not fit: that is a bug of the caller.
+pub fn matmul(pool: &Pool, rows: &Rows, products: &[Product<'_>], out: &mut [f32], out_columns: usize) {
+    matmul_with(Isa::widest(), pool, rows, products, out, out_columns);
+}
+
+pub(crate) fn matmul_with(
+    isa: Isa,
+    pool: &Pool,
+    rows: &Rows,
+    products: &[Product<'_>],
+    out: &mut [f32],
+    out_columns: usize,
+) {
+    assert!(out.len() >= rows.count() * out_columns, "the output is too small");
+    for product in products {
+        assert_eq!(product.matrix.columns(), rows.columns(), "the rows are not of the matrix's width");
+        assert!(product.column + product.matrix.rows() <= out_columns, "the output is too narrow");
+    }
+    let panels: usize = products.iter().map(|product| product.matrix.panels()).sum();
+    let panels_a_task = (panels / (pool.threads() * 6)).clamp(1, 64);
+    let tasks: Vec<(Product<'_>, usize)> = products
+        .iter()
+        .flat_map(|product| {
+            (0..product.matrix.panels()).step_by(panels_a_task).map(|first| (*product, first))
+        })
+        .collect();
+    let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
+    pool.run(tasks.len(), |index| {
+        let (product, first) = tasks[index];
+        let last = (first + panels_a_task).min(product.matrix.panels());
+        for panel in first..last {
+            multiply_panel(isa, rows, product, panel, &output);
+        }
+    });
+}
+
+/// Results of a few rows and a panel.
+type Tile<const M: usize> = [[f32; PANEL_ROWS]; M];
+
+fn multiply_panel(isa: Isa, rows: &Rows, product: Product<'_>, panel: usize, output: &Output) {
+    let mut row = 0;
+    while row < rows.count() {
+        let left = rows.count() - row;
+        row += match left {
+            8.. => multiply_tile::<8>(isa, rows, row, product, panel, output),
+            4.. => multiply_tile::<4>(isa, rows, row, product, panel, output),
+            2.. => multiply_tile::<2>(isa, rows, row, product, panel, output),
+            _ => multiply_tile::<1>(isa, rows, row, product, panel, output),
+        };
+    }
+}
+
+fn multiply_tile<const M: usize>(
+    isa: Isa,
+    rows: &Rows,
+    row: usize,
+    product: Product<'_>,
+    panel: usize,
+    output: &Output,
+) -> usize {
+    let matrix = product.matrix;
+    let tile: Tile<M> = tile(isa, matrix.format(), matrix.panel(panel), rows, row);
+    let count = (matrix.rows() - panel * PANEL_ROWS).min(PANEL_ROWS);
+    for (index, results) in tile.iter().enumerate() {
+        let at = (row + index) * output.stride + product.column + panel * PANEL_ROWS;
+        // SAFETY: `matmul_with` has checked that the product's columns lie within rows of the output, and no other task
+        // has this panel of this matrix.
+        unsafe { std::ptr::copy_nonoverlapping(results.as_ptr(), output.first.at(at), count) };
+    }
+    M
+}
+
+fn tile<const M: usize>(isa: Isa, format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512::tile(format, panel, rows, row),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => plain::tile_avx2(format, panel, rows, row),
+        _ => plain::tile(format, panel, rows, row),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::{Product, matmul_with};
+    use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
+
+    const FORMATS: [WeightFormat; 9] = [
+        WeightFormat::F32,
+        WeightFormat::F16,
+        WeightFormat::BF16,
+        WeightFormat::Q4_0,
+        WeightFormat::Q5_0,
+        WeightFormat::Q8_0,
+        WeightFormat::Q4K,
+        WeightFormat::Q5K,
+        WeightFormat::Q6K,
+    ];
+
+    /// A file's bytes: any quants, scales of a size that weights have.
+    fn bytes(format: WeightFormat, rows: usize, columns: usize, rng: &mut StdRng) -> Vec<u8> {
+        let (numbers, block_bytes) = format.file_block();
+        let mut all = Vec::new();
+        for _ in 0..rows * columns / numbers {
+            let mut block: Vec<u8> = (0..block_bytes).map(|_| rng.random()).collect();
+            let mut scale = || f16::from_f32(rng.random_range(-0.01..0.01)).to_le_bytes();
+            match format {
+                WeightFormat::F32 => block = rng.random_range(-1.0f32..1.0).to_le_bytes().into(),
+                WeightFormat::F16 => block = f16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes().into(),
+                WeightFormat::BF16 => {
+                    block = bf16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes().into()
+                }
+                WeightFormat::Q6K => block[208..].copy_from_slice(&scale()),
+                WeightFormat::Q4K | WeightFormat::Q5K => {
+                    block[..2].copy_from_slice(&scale());
+                    block[2..4].copy_from_slice(&scale());
+                }
+                _ => block[..2].copy_from_slice(&scale()),
+            }
+            all.extend(block);
+        }
+        all
+    }
+
+    fn rows(count: usize, columns: usize, rng: &mut StdRng) -> Rows {
+        let mut rows = Rows::default();
+        rows.reshape(count, columns);
+        for mut row in rows.each() {
+            row.floats.iter_mut().for_each(|number| *number = rng.random_range(-2.0..2.0));
+            row.quantize();
+        }
+        rows
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Vector kernels give what the plain one gives, bit for bit, whatever rows are beside a row.
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(
+            format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..70, units in 1usize..4,
+            count in 1usize..20, seed in any::<u64>(),
+        ) {
+            let (numbers, _) = format.file_block();
+            let columns = match numbers { 1 => units * 37, 32 => units * 32, _ => units * 256 };
+            let mut rng = StdRng::seed_from_u64(seed);
+            let pool = Pool::new(2).unwrap();
+            let bytes = bytes(format, outputs, columns, &mut rng);
+            let matrix = Matrix::from_bytes(&pool, format, outputs, columns, &bytes).unwrap();
+            let rows = rows(count, columns, &mut rng);
+            let run = |isa, rows: &Rows| {
+                let mut out = vec![0.0; rows.count() * (outputs + 1)];
+                matmul_with(isa, &pool, rows, &[Product { matrix: &matrix, column: 1 }], &mut out, outputs + 1);
+                out
+            };
+            let plain = run(Isa::Plain, &rows);
+            for isa in Isa::available() {
+                prop_assert_eq!(&run(isa, &rows), &plain, "{:?} of {:?}", isa, format);
+            }
+            let mut alone = Rows::default();
+            alone.reshape(1, columns);
+            for mut row in alone.each() {
+                row.floats.copy_from_slice(&rows.floats()[(count - 1) * columns..]);
+                row.quantize();
+            }
+            prop_assert_eq!(&run(Isa::widest(), &alone)[..], &plain[(count - 1) * (outputs + 1)..]);
+        }
+
+        /// The product is that of the numbers that the matrix stands for, as far as eight bits carry.
+        #[test]
+        fn a_product_is_a_sum_of_products(
+            format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..40, seed in any::<u64>(),
+        ) {
+            let columns = 256;
+            let mut rng = StdRng::seed_from_u64(seed);
+            let pool = Pool::new(1).unwrap();
+            let bytes = bytes(format, outputs, columns, &mut rng);
+            let matrix = Matrix::from_bytes(&pool, format, outputs, columns, &bytes).unwrap();
+            let rows = rows(3, columns, &mut rng);
+            let mut out = vec![0.0; 3 * outputs];
+            matmul_with(Isa::widest(), &pool, &rows, &[Product { matrix: &matrix, column: 0 }], &mut out, outputs);
+            let mut weights = vec![0.0; columns];
+            for output in 0..outputs {
+                matrix.row(output, &mut weights);
+                let size = weights.iter().map(|weight| weight * weight).sum::<f32>().sqrt();
+                for row in 0..3 {
+                    let numbers = &rows.floats()[row * columns..][..columns];
+                    let exact: f32 = weights.iter().zip(numbers).map(|(weight, number)| weight * number).sum();
+                    let ours = out[row * outputs + output];
+                    prop_assert!((ours - exact).abs() <= 0.05 * size, "{ours} {exact} of {size}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+
+use crate::line::{Line, PANEL_ROWS};
+use crate::pool::SendPointer;
+use crate::{Pool, WeightFormat, repack};
+
+/// Panels that one task reads and lays out.
+const PANELS_A_TASK: usize = 32;
+
+/// Weights `[rows, columns]`, kept in their format and laid out in panels of 16 rows.
+pub struct Matrix {
+    format: WeightFormat,
+    rows: usize,
+    columns: usize,
+    panel_lines: usize,
+    lines: Vec<Line>,
+}
+
+impl Matrix {
+    /// Reads a matrix as its file has it, row by row. `read` fills a buffer from a byte offset within the matrix, on any
+    /// thread. Nothing but the panels outlives the call, and memory for a few rows is used beside them.
+    ///
+    /// # Errors
+    /// The first that `read` gave. `columns` must fill the format's blocks, which
+    /// [`WeightFormat::file_row_bytes`] checks.
+    pub fn read<E: Send>(
+        pool: &Pool,
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        read: impl Fn(u64, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let row_bytes = format.file_row_bytes(columns).unwrap_or(0);
+        let panel_lines = format.panel_lines(columns);
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let mut lines = zeroed(panels * panel_lines);
+        let mut tasks: Vec<(usize, &mut [Line], Result<(), E>)> = lines
+            .chunks_mut((PANELS_A_TASK * panel_lines).max(1))
+            .enumerate()
+            .map(|(index, lines)| (index * PANELS_A_TASK * PANEL_ROWS, lines, Ok(())))
+            .collect();
+        pool.run_each(&mut tasks, |(first_row, lines, outcome)| {
+            let count = (rows - *first_row).min(PANELS_A_TASK * PANEL_ROWS);
+            let mut source = vec![0; count * row_bytes];
+            *outcome = read((*first_row * row_bytes) as u64, &mut source);
+            if outcome.is_ok() {
+                let sources = source.chunks((PANEL_ROWS * row_bytes).max(1));
+                for (source, panel) in sources.zip(lines.chunks_exact_mut(panel_lines)) {
+                    repack::pack(format, columns, source, panel);
+                }
+            }
+        });
+        tasks.into_iter().try_for_each(|(_, _, outcome)| outcome)?;
+        Ok(Self { format, rows, columns, panel_lines, lines })
+    }
+
+    /// A matrix from bytes in memory, as a file would have them.
+    pub fn from_bytes(
+        pool: &Pool,
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Option<Self> {
+        let needed = format.file_row_bytes(columns)?.checked_mul(rows)?;
+        let bytes = bytes.get(..needed)?;
+        let read = |offset: u64, buffer: &mut [u8]| {
+            buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        Self::read(pool, format, rows, columns, read).ok()
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How its numbers are stored.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Memory that it takes, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        (self.lines.len() * size_of::<Line>()) as u64
+    }
+
+    /// Writes one row as numbers; `out` has as many as there are columns. Without the row, `out` is all zero.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        match self.lines.chunks_exact(self.panel_lines.max(1)).nth(row / PANEL_ROWS) {
+            Some(panel) if row < self.rows => {
+                repack::unpack_row(self.format, panel, row % PANEL_ROWS, &mut out[..self.columns]);
+            }
+            _ => out.fill(0.0),
+        }
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    pub(crate) fn panel(&self, index: usize) -> &[Line] {
+        &self.lines[index * self.panel_lines..][..self.panel_lines]
+    }
+}
+
+/// Lines from the system's zero pages: a matrix's memory is touched for the first time by the thread that fills it.
+fn zeroed(count: usize) -> Vec<Line> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let Ok(layout) = Layout::array::<Line>(count) else { handle_alloc_error(Layout::new::<Line>()) };
+    // SAFETY: the layout is of `count` lines and not empty; zero is a valid line; the vector frees with the same layout.
+    unsafe {
+        let first = alloc_zeroed(layout).cast::<Line>();
+        if first.is_null() {
+            handle_alloc_error(layout);
+        }
+        Vec::from_raw_parts(first, count, count)
+    }
+}
+
+/// Where a product's numbers go: rows of `stride` numbers, of which each task writes its own columns.
+pub(crate) struct Output {
+    pub(crate) first: SendPointer<f32>,
+    pub(crate) stride: usize,
+}

@@ -1,0 +1,112 @@
+use crate::format::{BLOCK, GROUPS};
+use crate::isa::compiled_for_each_isa;
+
+/// The rows that a matrix is multiplied with: as floats, and in eight bits with a scale for each 32 numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    count: usize,
+    columns: usize,
+    blocks: usize,
+    floats: Vec<f32>,
+    /// `[count, blocks, 8]`, four numbers to a word.
+    pub(crate) words: Vec<u32>,
+    /// `[count, blocks]`
+    pub(crate) scales: Vec<f32>,
+    /// `[count, blocks, 2]`: sums of the quants of each half block.
+    pub(crate) sums: Vec<[i32; 2]>,
+}
+
+/// Blocks are padded to the longest unit of any format.
+const UNIT_BLOCKS: usize = 8;
+
+impl Rows {
+    /// Sets the shape; what rows hold is then unspecified until [`Rows::set`].
+    pub fn reshape(&mut self, count: usize, columns: usize) {
+        (self.count, self.columns) = (count, columns);
+        self.blocks = columns.div_ceil(BLOCK * UNIT_BLOCKS) * UNIT_BLOCKS;
+        self.floats.resize(count * columns, 0.0);
+        self.words.resize(count * self.blocks * GROUPS, 0);
+        self.scales.resize(count * self.blocks, 0.0);
+        self.sums.resize(count * self.blocks, [0; 2]);
+    }
+
+    /// Rows.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Numbers in a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    pub(crate) fn floats(&self) -> &[f32] {
+        &self.floats
+    }
+
+    /// Every row for writing, each apart from the others.
+    pub fn each(&mut self) -> Vec<RowMut<'_>> {
+        let (columns, blocks) = (self.columns.max(1), self.blocks.max(1));
+        self.floats
+            .chunks_exact_mut(columns)
+            .zip(self.words.chunks_exact_mut(blocks * GROUPS))
+            .zip(self.scales.chunks_exact_mut(blocks).zip(self.sums.chunks_exact_mut(blocks)))
+            .take(self.count)
+            .map(|((floats, words), (scales, sums))| RowMut { floats, words, scales, sums })
+            .collect()
+    }
+}
+
+/// One row of [`Rows`].
+pub struct RowMut<'a> {
+    /// The numbers; [`RowMut::quantize`] when they are set.
+    pub floats: &'a mut [f32],
+    words: &'a mut [u32],
+    scales: &'a mut [f32],
+    sums: &'a mut [[i32; 2]],
+}
+
+impl RowMut<'_> {
+    /// Rounds the numbers to eight bits.
+    pub fn quantize(&mut self) {
+        quantize(self.floats, self.words, self.scales, self.sums);
+    }
+}
+
+compiled_for_each_isa! {
+    fn quantize(floats: &[f32], words: &mut [u32], scales: &mut [f32], sums: &mut [[i32; 2]]) => quantize_plain
+}
+
+#[inline(always)]
+fn quantize_plain(floats: &[f32], words: &mut [u32], scales: &mut [f32], sums: &mut [[i32; 2]]) {
+    let used = floats.len().div_ceil(BLOCK);
+    for (index, numbers) in floats.chunks(BLOCK).enumerate() {
+        let mut block = [0.0; BLOCK];
+        block[..numbers.len()].copy_from_slice(numbers);
+        // By their bits, so that what is not a number is the largest and shows in the result.
+        let largest = block.iter().fold(0, |most, number| most.max(number.to_bits() & 0x7fff_ffff));
+        let largest = f32::from_bits(largest);
+        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+        let mut quants = [0i32; BLOCK];
+        const ROUND: f32 = 12_582_912.0;
+        for (quant, number) in quants.iter_mut().zip(&block) {
+            *quant = ((number * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        }
+        for (group, word) in words[index * GROUPS..][..GROUPS].iter_mut().enumerate() {
+            let four = &quants[group * 4..][..4];
+            *word = u32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8]);
+        }
+        scales[index] = largest / 127.0;
+        let sum = |half: usize| {
+            quants[half * BLOCK / 2..][..BLOCK / 2].iter().fold(0i32, |a, b| a.wrapping_add(*b))
+        };
+        sums[index] = [sum(0), sum(1)];
+    }
+    words[used * GROUPS..].fill(0);
+    scales[used..].fill(0.0);
+    sums[used..].fill([0; 2]);
+}
