@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use llmdeck_engine::Pool;
 use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
 use tokio::net::{TcpListener, UnixListener};
@@ -73,6 +75,9 @@ pub enum StartError {
     /// Someone listens there.
     #[error("an agent already answers on {0}; stop it, or choose another --listen")]
     SocketInUse(PathBuf),
+    /// The threads that compute.
+    #[error("the threads that compute could not start: {0}; set threads lower")]
+    Threads(#[source] std::io::Error),
     /// The system refused.
     #[error("{what}: {source}")]
     System {
@@ -212,6 +217,8 @@ impl Agent {
 }
 
 fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, RolloutSettings>, StartError> {
+    let threads = config.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    let pool = Arc::new(Pool::new(threads).map_err(StartError::Threads)?);
     let one = |config: &DeploymentConfig| {
         let suite = config.suite.as_ref().map(|reference| {
             let (path, text) = registry.suite(reference)?;
@@ -225,8 +232,13 @@ fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, Roll
             ..EngineOptions::default()
         };
         let drain = Duration::from_secs(config.drain_s);
-        let settings =
-            RolloutSettings { suite: suite.transpose()?, golden_floor: config.golden_floor, engine, drain };
+        let settings = RolloutSettings {
+            suite: suite.transpose()?,
+            golden_floor: config.golden_floor,
+            engine,
+            pool: Arc::clone(&pool),
+            drain,
+        };
         Ok((config.name.clone(), settings))
     };
     config.deployments.iter().map(one).collect()

@@ -1,5 +1,6 @@
 //! The configuration file: TOML, checked whole before anything starts.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -55,6 +56,8 @@ pub struct Config {
     /// Seconds that a shutdown waits for requests under way.
     #[serde(default = "defaults::shutdown_s")]
     pub shutdown_s: u64,
+    /// Threads that compute, shared by all deployments; as many as the process may use where it is absent.
+    pub threads: Option<NonZero<usize>>,
     /// What is served.
     #[serde(default, rename = "deployment")]
     pub deployments: Vec<DeploymentConfig>,

@@ -1,5 +1,7 @@
 //! Redeploy and roll back under live traffic.
 
+use std::path::Path;
+
 use llmdeck::app::Action;
 use llmdeck::link::LinkError;
 use llmdeck::request;
@@ -86,6 +88,47 @@ async fn a_candidate_that_cannot_be_scored_leaves_the_stable_one_serving() {
     assert_eq!(failed.state(), State::Failed);
     assert!(failed.detail.contains("shorten the prompt"), "{}", failed.detail);
     assert_eq!(agent.ready().await, "assistant@1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_cannot_answer_fails_its_warm_up() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/builtin/assets");
+    let mut bytes = std::fs::read(assets.join("assistant.gguf")).unwrap();
+    // The file ends with the weights of the last norm; all bits set is not a number.
+    let end = bytes.len();
+    bytes[end - 32..].fill(0xff);
+    let damaged = agent.folder().join("damaged.gguf");
+    std::fs::write(&damaged, bytes).unwrap();
+    let failed = change(&agent.channel(), deploy(damaged.to_str().unwrap()), "").await.unwrap();
+    assert_eq!(failed.state(), State::Failed);
+    assert!(
+        failed.detail.contains("Are you ready?") && failed.detail.contains("damaged"),
+        "{}",
+        failed.detail
+    );
+    assert_eq!(agent.ready().await, "assistant@1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_that_cannot_be_kept_on_disk_is_not_made() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let channel = agent.channel();
+    let store = rusqlite::Connection::open(agent.folder().join("data/store.sqlite")).unwrap();
+    store
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE UPDATE ON deployment BEGIN SELECT RAISE(FAIL, 'the disk is full'); END",
+        )
+        .unwrap();
+    let failed = change(&channel, deploy("assistant-worse"), "").await.unwrap();
+    assert_eq!(failed.state(), State::Failed);
+    assert!(failed.detail.contains("the disk is full"), "{}", failed.detail);
+    assert_eq!(agent.ready().await, "assistant@1");
+    store.execute_batch("DROP TRIGGER full").unwrap();
+    done(&change(&channel, deploy("assistant-worse"), "").await.unwrap());
+    assert_eq!(agent.ready().await, "assistant@3");
 }
 
 #[tokio::test(flavor = "multi_thread")]

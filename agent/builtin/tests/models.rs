@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use llmdeck_builtin::assets::{Asset, MODELS};
 use llmdeck_builtin::skills::{Skill, Split};
+use llmdeck_engine::Pool;
 use llmdeck_engine::chat_template::Message;
 use llmdeck_engine::engine::{Engine, EngineOptions};
 use llmdeck_engine::generation::{FinishReason, GenerationEvent, GenerationRequest, Listener};
@@ -24,7 +25,7 @@ const HELD_OUT_PER_SKILL: usize = 25;
 fn load(asset: &Asset) -> Arc<Model> {
     let mut file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
     file.write_all(asset.bytes).unwrap();
-    Arc::new(Model::load(file.path()).unwrap())
+    Arc::new(Model::load(file.path(), &Arc::new(Pool::new(1).unwrap())).unwrap())
 }
 
 fn assistant() -> &'static Engine {
@@ -41,6 +42,7 @@ fn request(model: &Model, question: &str) -> GenerationRequest {
         sampling: SamplingOptions::greedy(),
         stops: Vec::new(),
         priority: Priority::Interactive,
+        fairness_key: 0,
     }
 }
 

@@ -1,62 +1,74 @@
-//! Inference over a ragged batch: the tokens of all sequences are rows of one matrix for every projection; only
-//! attention looks at sequences one by one, each over its own cache.
+//! Inference over a ragged batch: the tokens of all sequences are rows of one matrix for every product; only attention
+//! looks at sequences one by one, each over its own blocks. What a row gives does not depend on the rows beside it.
 
-use candle_core::{D, DType, Device, Tensor};
-use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
-use candle_nn::rotary_emb::{rope, rope_i};
+use std::sync::Arc;
+
+use llmdeck_kernels::attention::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, Span, attend};
+use llmdeck_kernels::elementwise::{
+    add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
+};
+use llmdeck_kernels::{Matrix, Pool, Product, Rows, matmul};
 
 use crate::EngineError;
-use crate::cache::SequenceCache;
+use crate::blocks::SequenceBlocks;
 use crate::description::{Activation, DecoderDescription, LayerPart, RopeLayout, TensorRole};
-use crate::weights::{Embedding, Linear, Weights};
+use crate::weights::Weights;
 
-/// Tokens of one sequence to run in this step, behind what its cache has seen.
+/// Rows below which one thread is quicker than several at what happens between products.
+const LEAST_SHARED_ROWS: usize = 8;
+
+/// Tokens of one sequence to run in this step, behind those whose keys and values are stored.
+#[derive(Clone, Copy)]
 pub struct Chunk<'a> {
     /// At least one.
     pub tokens: &'a [u32],
     /// Has room for them.
-    pub cache: &'a mut SequenceCache,
-}
-
-/// Which rows get logits; the output matrix is the dearest of all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitRows {
-    /// The last token of each chunk.
-    Last,
-    /// Every token, for perplexity.
-    All,
+    pub blocks: &'a SequenceBlocks,
+    /// How many of the last tokens get logits; the output matrix is the dearest of all.
+    pub logit_rows: usize,
 }
 
 /// A loaded decoder, shared between threads.
 pub struct Decoder {
     description: DecoderDescription,
-    embedding: Embedding,
+    embedding: Arc<Matrix>,
     layers: Vec<Layer>,
-    final_norm: Tensor,
-    output: Linear,
-    global_frequencies: Tensor,
-    local_frequencies: Option<Tensor>,
+    final_norm: Vec<f32>,
+    output: Arc<Matrix>,
+    global_frequencies: Vec<f32>,
+    local_frequencies: Option<Vec<f32>>,
+    pool: Arc<Pool>,
 }
 
 struct Layer {
-    attention_norm: Tensor,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_output: Linear,
-    head_norms: Option<(Tensor, Tensor)>,
-    post_norms: Option<(Tensor, Tensor)>,
-    feed_forward_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    attention_norm: Vec<f32>,
+    query: Matrix,
+    key: Matrix,
+    value: Matrix,
+    attention_output: Matrix,
+    qkv_bias: Option<Vec<f32>>,
+    head_norms: Option<(Vec<f32>, Vec<f32>)>,
+    post_norms: Option<(Vec<f32>, Vec<f32>)>,
+    feed_forward_norm: Vec<f32>,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
     window: Option<usize>,
 }
 
-/// Cosines and sines of each row's position, `[rows, head_dim / 2]`.
-struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
+/// Room for a step's numbers, kept from step to step.
+#[derive(Default)]
+pub struct Scratch {
+    hidden: Vec<f32>,
+    normed: Rows,
+    projected: Vec<f32>,
+    gates: Vec<f32>,
+    attended: Vec<f32>,
+    attended_rows: Rows,
+    gated: Rows,
+    output: Vec<f32>,
+    rotations: Vec<f32>,
+    logits: Vec<f32>,
 }
 
 impl Decoder {
@@ -66,10 +78,12 @@ impl Decoder {
     /// The first tensor that is missing or has another shape.
     pub fn load(
         description: DecoderDescription,
-        weights: &mut Weights,
+        weights: &Weights,
+        pool: &Arc<Pool>,
         progress: &mut dyn FnMut(f64),
     ) -> Result<Self, EngineError> {
-        let embedding = weights.embedding(&description)?;
+        let table = [description.vocabulary, description.width];
+        let embedding = Arc::new(weights.matrix(&description, TensorRole::Embedding, table)?);
         let load = |layer| {
             let loaded = Layer::load(&description, weights, layer);
             progress((layer + 1) as f64 / description.layers as f64);
@@ -78,27 +92,28 @@ impl Decoder {
         let layers = (0..description.layers).map(load).collect::<Result<_, _>>()?;
         let final_norm = weights.norm(&description, TensorRole::FinalNorm, description.width)?;
         let output = if description.tied_output {
-            embedding.as_output()?
+            Arc::clone(&embedding)
         } else {
-            let shape = [description.vocabulary, description.width];
-            weights.linear(&description, TensorRole::Output, shape, None)?
+            Arc::new(weights.matrix(&description, TensorRole::Output, table)?)
         };
-        let pairs = description.head_dim / 2;
-        let mut global = description.rope_inverse_frequencies(false);
-        if let Some(divisors) = weights.rope_divisors(pairs)? {
-            global.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
+        let mut global_frequencies = description.rope_inverse_frequencies(false);
+        if let Some(divisors) = weights.rope_divisors(description.head_dim / 2)? {
+            global_frequencies
+                .iter_mut()
+                .zip(divisors)
+                .for_each(|(frequency, divisor)| *frequency /= divisor);
         }
-        let row = |frequencies: Vec<f32>| Tensor::from_vec(frequencies, (1, pairs), &Device::Cpu);
-        let local_frequencies =
-            description.local.map(|_| row(description.rope_inverse_frequencies(true))).transpose()?;
+        let local_frequencies = description.local.map(|_| description.rope_inverse_frequencies(true));
+        let pool = Arc::clone(pool);
         Ok(Self {
             embedding,
             layers,
             final_norm,
             output,
-            global_frequencies: row(global)?,
+            global_frequencies,
             local_frequencies,
             description,
+            pool,
         })
     }
 
@@ -107,236 +122,310 @@ impl Decoder {
         &self.description
     }
 
-    /// Runs one step and advances every cache. Returns logits in f32: `[chunks, vocabulary]` for
-    /// [`LogitRows::Last`], `[tokens of all chunks, vocabulary]` for [`LogitRows::All`].
-    ///
-    /// # Errors
-    /// When a token is beyond the vocabulary or a cache is too small.
-    pub fn forward(&self, chunks: &mut [Chunk<'_>], rows: LogitRows) -> candle_core::Result<Tensor> {
-        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
-        let positions: Vec<f32> = chunks
-            .iter()
-            .flat_map(|chunk| (chunk.cache.len()..).take(chunk.tokens.len()))
-            .map(|position| position as f32)
-            .collect();
-        let count = tokens.len();
-        let positions = Tensor::from_vec(positions, (count, 1), &Device::Cpu)?;
-        let global = rotation(&positions, &self.global_frequencies)?;
-        let local = self.local_frequencies.as_ref().map(|row| rotation(&positions, row)).transpose()?;
+    /// Memory that its matrices take, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        let output = if self.description.tied_output { 0 } else { self.output.size_bytes() };
+        let layers: u64 = self.layers.iter().flat_map(Layer::matrices).map(Matrix::size_bytes).sum();
+        self.embedding.size_bytes() + output + layers
+    }
 
-        let mut hidden = self.embedding.forward(&Tensor::from_vec(tokens, count, &Device::Cpu)?)?;
-        if self.description.embedding_scale != 1.0 {
-            hidden = (hidden * self.description.embedding_scale)?;
-        }
-        for (index, layer) in self.layers.iter().enumerate() {
-            let rotation = match (&local, layer.window) {
-                (Some(local), Some(_)) => local,
-                _ => &global,
-            };
-            hidden = layer.forward(&self.description, index, &hidden, rotation, chunks)?;
-        }
-        let hidden = match rows {
-            LogitRows::All => hidden,
-            LogitRows::Last => {
-                let last: Vec<u32> = chunks
-                    .iter()
-                    .scan(0, |end, chunk| {
-                        *end += chunk.tokens.len() as u32;
-                        Some(*end - 1)
-                    })
-                    .collect();
-                hidden.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?
+    /// A store of keys and values for this decoder.
+    pub fn store(&self, blocks: usize) -> KeyValueStore {
+        KeyValueStore::new(blocks, self.description.kv_heads, self.description.head_dim)
+    }
+
+    /// Runs one step: stores keys and values of every token, and returns logits, `[Σ logit_rows, vocabulary]`, chunk by
+    /// chunk. The caller says to its pool of blocks which tokens stay.
+    pub fn forward<'a>(
+        &self,
+        store: &mut KeyValueStore,
+        chunks: &[Chunk<'_>],
+        scratch: &'a mut Scratch,
+    ) -> &'a mut [f32] {
+        let description = &self.description;
+        let width = description.width;
+        let places: Vec<Place> = chunks
+            .iter()
+            .enumerate()
+            .flat_map(|(chunk, of)| {
+                let first = of.blocks.len();
+                (first..first + of.tokens.len()).map(move |position| Place { chunk, position })
+            })
+            .collect();
+        let count = places.len();
+        scratch.hidden.resize(count * width, 0.0);
+        let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
+        for (row, token) in scratch.hidden.chunks_exact_mut(width).zip(tokens) {
+            self.embedding.row(*token as usize, row);
+            if description.embedding_scale != 1.0 {
+                scale(row, description.embedding_scale as f32);
             }
-        };
-        for chunk in chunks.iter_mut() {
-            chunk.cache.advance(chunk.tokens.len());
         }
-        self.output.forward(&rms_norm(&hidden, &self.final_norm, self.description.norm_eps as f32)?)
+        let angles = self.angles(&places, &mut scratch.rotations);
+        let mut rotations = std::mem::take(&mut scratch.rotations);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let local = layer.window.is_some() && self.local_frequencies.is_some();
+            let angles = &rotations[if local { angles } else { 0 }..];
+            layer.forward(self, index, &places, chunks, angles, store, scratch);
+        }
+        std::mem::swap(&mut rotations, &mut scratch.rotations);
+        self.logits(chunks, scratch)
+    }
+
+    /// Cosines and sines of every row, `[rows, 2, head_dim / 2]`, of the global layers and then of the local ones;
+    /// returns where the latter begin.
+    fn angles(&self, places: &[Place], rotations: &mut Vec<f32>) -> usize {
+        rotations.clear();
+        let mut write = |frequencies: &[f32]| {
+            for place in places {
+                let angle = |frequency: &f32| place.position as f32 * frequency;
+                rotations.extend(frequencies.iter().map(|frequency| angle(frequency).cos()));
+                rotations.extend(frequencies.iter().map(|frequency| angle(frequency).sin()));
+            }
+            rotations.len()
+        };
+        let begin = write(&self.global_frequencies);
+        if let Some(frequencies) = &self.local_frequencies {
+            write(frequencies);
+        }
+        begin
+    }
+
+    fn logits<'a>(&self, chunks: &[Chunk<'_>], scratch: &'a mut Scratch) -> &'a mut [f32] {
+        let (width, vocabulary) = (self.description.width, self.description.vocabulary);
+        let mut wanted = Vec::new();
+        let mut end = 0;
+        for chunk in chunks {
+            end += chunk.tokens.len();
+            wanted.extend(end - chunk.logit_rows.min(chunk.tokens.len())..end);
+        }
+        scratch.normed.reshape(wanted.len(), width);
+        for (mut row, from) in scratch.normed.each().into_iter().zip(&wanted) {
+            let hidden = &scratch.hidden[from * width..][..width];
+            rms_norm(hidden, &self.final_norm, self.description.norm_eps as f32, row.floats);
+            row.quantize();
+        }
+        scratch.logits.resize(wanted.len() * vocabulary, 0.0);
+        let product = Product { matrix: &self.output, column: 0 };
+        matmul(&self.pool, &scratch.normed, &[product], &mut scratch.logits, vocabulary);
+        &mut scratch.logits[..wanted.len() * vocabulary]
     }
 }
 
-fn rotation(positions: &Tensor, frequencies: &Tensor) -> candle_core::Result<Rotation> {
-    let angles = positions.matmul(frequencies)?;
-    Ok(Rotation { cos: angles.cos()?, sin: angles.sin()? })
+/// Where a row belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    chunk: usize,
+    position: usize,
 }
 
 impl Layer {
-    fn load(
-        description: &DecoderDescription,
-        weights: &mut Weights,
-        layer: usize,
-    ) -> Result<Self, EngineError> {
+    fn load(description: &DecoderDescription, weights: &Weights, layer: usize) -> Result<Self, EngineError> {
         let role = |part| TensorRole::Layer(layer, part);
         let (width, ffn) = (description.width, description.ffn_width);
         let (q, kv) = (description.heads * description.head_dim, description.kv_heads * description.head_dim);
-        let bias = |part| description.qkv_bias.then_some(role(part));
-        let mut pair = |wanted: bool, first, second, size| {
-            let mut norm = |part| weights.norm(description, role(part), size);
-            if wanted { Ok::<_, EngineError>(Some((norm(first)?, norm(second)?))) } else { Ok(None) }
+        let norm = |part, size| weights.norm(description, role(part), size);
+        let pair = |wanted: bool, first, second, size| {
+            if wanted {
+                Ok::<_, EngineError>(Some((norm(first, size)?, norm(second, size)?)))
+            } else {
+                Ok(None)
+            }
         };
-        let head_norms =
-            pair(description.qk_norm, LayerPart::QueryNorm, LayerPart::KeyNorm, description.head_dim)?;
-        let post_norms = pair(
-            description.sandwich_norms,
-            LayerPart::PostAttentionNorm,
-            LayerPart::PostFeedForwardNorm,
-            width,
-        )?;
-        let attention_norm = weights.norm(description, role(LayerPart::AttentionNorm), width)?;
-        let feed_forward_norm = weights.norm(description, role(LayerPart::FeedForwardNorm), width)?;
-        let mut linear = |part, shape, bias| weights.linear(description, role(part), shape, bias);
+        let head_dim = description.head_dim;
+        let qkv_bias = description
+            .qkv_bias
+            .then(|| {
+                let parts = [(LayerPart::QueryBias, q), (LayerPart::KeyBias, kv), (LayerPart::ValueBias, kv)];
+                let all = parts.map(|(part, size)| weights.vector(description, role(part), size));
+                all.into_iter().collect::<Result<Vec<_>, _>>().map(|all| all.concat())
+            })
+            .transpose()?;
+        let matrix = |part, shape| weights.matrix(description, role(part), shape);
         Ok(Self {
-            attention_norm,
-            query: linear(LayerPart::Query, [q, width], bias(LayerPart::QueryBias))?,
-            key: linear(LayerPart::Key, [kv, width], bias(LayerPart::KeyBias))?,
-            value: linear(LayerPart::Value, [kv, width], bias(LayerPart::ValueBias))?,
-            attention_output: linear(LayerPart::AttentionOutput, [width, q], None)?,
-            head_norms,
-            post_norms,
-            feed_forward_norm,
-            gate: linear(LayerPart::Gate, [ffn, width], None)?,
-            up: linear(LayerPart::Up, [ffn, width], None)?,
-            down: linear(LayerPart::Down, [width, ffn], None)?,
+            attention_norm: norm(LayerPart::AttentionNorm, width)?,
+            query: matrix(LayerPart::Query, [q, width])?,
+            key: matrix(LayerPart::Key, [kv, width])?,
+            value: matrix(LayerPart::Value, [kv, width])?,
+            attention_output: matrix(LayerPart::AttentionOutput, [width, q])?,
+            qkv_bias,
+            head_norms: pair(description.qk_norm, LayerPart::QueryNorm, LayerPart::KeyNorm, head_dim)?,
+            post_norms: pair(
+                description.sandwich_norms,
+                LayerPart::PostAttentionNorm,
+                LayerPart::PostFeedForwardNorm,
+                width,
+            )?,
+            feed_forward_norm: norm(LayerPart::FeedForwardNorm, width)?,
+            gate: matrix(LayerPart::Gate, [ffn, width])?,
+            up: matrix(LayerPart::Up, [ffn, width])?,
+            down: matrix(LayerPart::Down, [width, ffn])?,
             window: description.window(layer),
         })
     }
 
+    fn matrices(&self) -> [&Matrix; 7] {
+        [&self.query, &self.key, &self.value, &self.attention_output, &self.gate, &self.up, &self.down]
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a step is made of")]
     fn forward(
         &self,
-        description: &DecoderDescription,
+        decoder: &Decoder,
         index: usize,
-        hidden: &Tensor,
-        rotation: &Rotation,
-        chunks: &mut [Chunk<'_>],
-    ) -> candle_core::Result<Tensor> {
-        let eps = description.norm_eps as f32;
-        let normed = rms_norm(hidden, &self.attention_norm, eps)?;
-        let mut attended = self.attend(description, index, &normed, rotation, chunks)?;
-        if let Some((post_attention, _)) = &self.post_norms {
-            attended = rms_norm(&attended, post_attention, eps)?;
-        }
-        let hidden = (hidden + attended)?;
-        let normed = rms_norm(&hidden, &self.feed_forward_norm, eps)?;
-        let gate = self.gate.forward(&normed)?;
-        let gate = match description.activation {
-            Activation::Silu => silu(&gate)?,
-            Activation::GeluTanh => gate.gelu()?,
-        };
-        let mut fed = self.down.forward(&(gate * self.up.forward(&normed)?)?)?;
-        if let Some((_, post_feed_forward)) = &self.post_norms {
-            fed = rms_norm(&fed, post_feed_forward, eps)?;
-        }
-        hidden + fed
+        places: &[Place],
+        chunks: &[Chunk<'_>],
+        angles: &[f32],
+        store: &mut KeyValueStore,
+        scratch: &mut Scratch,
+    ) {
+        let (description, pool) = (&decoder.description, &*decoder.pool);
+        let (width, count, eps) = (description.width, places.len(), description.norm_eps as f32);
+        normalize(pool, &scratch.hidden, &self.attention_norm, eps, &mut scratch.normed);
+        self.project(decoder, count, angles, scratch);
+        self.remember(description, index, places, chunks, store, &scratch.projected);
+
+        let (q, stride) = (description.heads * description.head_dim, self.projected_width(description));
+        scratch.attended.resize(count * q, 0.0);
+        let mut row = 0;
+        let spans: Vec<Span<'_>> = chunks
+            .iter()
+            .map(|chunk| {
+                let (position, count) = (chunk.blocks.len(), chunk.tokens.len());
+                row += count;
+                Span { blocks: chunk.blocks.table(index), position, count, row: row - count }
+            })
+            .collect();
+        let heads = Heads { query: description.heads, window: self.window };
+        let queries = Queries { rows: &scratch.projected, stride };
+        attend(pool, store, heads, queries, &spans, &mut scratch.attended);
+
+        scratch.attended_rows.reshape(count, q);
+        let mut rows: Vec<_> =
+            scratch.attended_rows.each().into_iter().zip(scratch.attended.chunks_exact(q)).collect();
+        for_each(pool, &mut rows, |(row, attended)| {
+            row.floats.copy_from_slice(attended);
+            row.quantize();
+        });
+        scratch.output.resize(count * width, 0.0);
+        let product = Product { matrix: &self.attention_output, column: 0 };
+        matmul(pool, &scratch.attended_rows, &[product], &mut scratch.output, width);
+        let post = self.post_norms.as_ref().map(|(post_attention, _)| post_attention.as_slice());
+        join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
+
+        normalize(pool, &scratch.hidden, &self.feed_forward_norm, eps, &mut scratch.normed);
+        self.feed_forward(decoder, count, scratch);
+        let post = self.post_norms.as_ref().map(|(_, post_feed_forward)| post_feed_forward.as_slice());
+        join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
     }
 
-    /// `[rows, width]` to `[rows, width]`.
-    fn attend(
+    fn projected_width(&self, description: &DecoderDescription) -> usize {
+        (description.heads + 2 * description.kv_heads) * description.head_dim
+    }
+
+    /// Query, key and value heads of each row side by side, normed and rotated, the queries scaled.
+    fn project(&self, decoder: &Decoder, count: usize, angles: &[f32], scratch: &mut Scratch) {
+        let description = &decoder.description;
+        let (dim, heads, kv_heads) = (description.head_dim, description.heads, description.kv_heads);
+        let width = self.projected_width(description);
+        scratch.projected.resize(count * width, 0.0);
+        let products = [
+            Product { matrix: &self.query, column: 0 },
+            Product { matrix: &self.key, column: heads * dim },
+            Product { matrix: &self.value, column: (heads + kv_heads) * dim },
+        ];
+        matmul(&decoder.pool, &scratch.normed, &products, &mut scratch.projected, width);
+        let rotate = match description.rope {
+            RopeLayout::Halves => rotate_halves,
+            RopeLayout::Interleaved => rotate_neighbours,
+        };
+        let mut rows: Vec<_> =
+            scratch.projected.chunks_exact_mut(width).zip(angles.chunks_exact(dim)).collect();
+        for_each(&decoder.pool, &mut rows, |(row, angles)| {
+            if let Some(bias) = &self.qkv_bias {
+                add(row, bias);
+            }
+            let (cos, sin) = angles.split_at(dim / 2);
+            for (index, head) in row.chunks_exact_mut(dim).take(heads + kv_heads).enumerate() {
+                let is_query = index < heads;
+                if let Some((query_norm, key_norm)) = &self.head_norms {
+                    rms_norm_in_place(
+                        head,
+                        if is_query { query_norm } else { key_norm },
+                        description.norm_eps as f32,
+                    );
+                }
+                rotate(head, cos, sin);
+                if is_query {
+                    scale(head, description.attention_scale as f32);
+                }
+            }
+        });
+    }
+
+    fn remember(
         &self,
         description: &DecoderDescription,
         index: usize,
-        normed: &Tensor,
-        rotation: &Rotation,
-        chunks: &mut [Chunk<'_>],
-    ) -> candle_core::Result<Tensor> {
-        let rows = normed.dim(0)?;
-        let (heads, kv_heads, head_dim) = (description.heads, description.kv_heads, description.head_dim);
-        // [heads, rows, head_dim]
-        let split = |tensor: Tensor, heads: usize| {
-            tensor.reshape((rows, heads, head_dim))?.transpose(0, 1)?.contiguous()
+        places: &[Place],
+        chunks: &[Chunk<'_>],
+        store: &mut KeyValueStore,
+        projected: &[f32],
+    ) {
+        let (q, kv) = (description.heads * description.head_dim, description.kv_heads * description.head_dim);
+        for (place, row) in places.iter().zip(projected.chunks_exact(q + 2 * kv)) {
+            let block = chunks[place.chunk].blocks.table(index)[place.position / BLOCK_TOKENS];
+            let (keys, values) = row[q..].split_at(kv);
+            store.write(block, place.position % BLOCK_TOKENS, keys, values);
+        }
+    }
+
+    fn feed_forward(&self, decoder: &Decoder, count: usize, scratch: &mut Scratch) {
+        let description = &decoder.description;
+        let ffn = description.ffn_width;
+        scratch.gates.resize(count * 2 * ffn, 0.0);
+        let products = [Product { matrix: &self.gate, column: 0 }, Product { matrix: &self.up, column: ffn }];
+        matmul(&decoder.pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
+        scratch.gated.reshape(count, ffn);
+        let activate = match description.activation {
+            Activation::Silu => silu_gate,
+            Activation::GeluTanh => gelu_gate,
         };
-        let mut query = split(self.query.forward(normed)?, heads)?;
-        let mut key = split(self.key.forward(normed)?, kv_heads)?;
-        let value = split(self.value.forward(normed)?, kv_heads)?;
-        if let Some((query_norm, key_norm)) = &self.head_norms {
-            query = rms_norm(&query, query_norm, description.norm_eps as f32)?;
-            key = rms_norm(&key, key_norm, description.norm_eps as f32)?;
-        }
-        let query = (rotate(description.rope, &query, rotation)? * description.attention_scale)?;
-        let key = rotate(description.rope, &key, rotation)?;
-
-        let mut attended = Vec::with_capacity(chunks.len());
-        let mut offset = 0;
-        for chunk in chunks.iter_mut() {
-            let count = chunk.tokens.len();
-            let of_chunk = |tensor: &Tensor| tensor.narrow(1, offset, count)?.contiguous();
-            let past = chunk.cache.len();
-            let start = self.window.map_or(0, |window| (past + 1).saturating_sub(window));
-            let (keys, values) = chunk.cache.append(index, &of_chunk(&key)?, &of_chunk(&value)?, start)?;
-            let shape = AttentionShape { count, past: past - start, window: self.window };
-            attended.push(attend_one(&of_chunk(&query)?, &keys, &values, shape)?);
-            offset += count;
-        }
-        self.attention_output.forward(&Tensor::cat(&attended, 0)?)
+        let mut rows: Vec<_> =
+            scratch.gated.each().into_iter().zip(scratch.gates.chunks_exact(2 * ffn)).collect();
+        for_each(&decoder.pool, &mut rows, |(row, both)| {
+            let (gate, up) = both.split_at(ffn);
+            activate(gate, up, row.floats);
+            row.quantize();
+        });
+        scratch.output.resize(count * description.width, 0.0);
+        let product = Product { matrix: &self.down, column: 0 };
+        matmul(&decoder.pool, &scratch.gated, &[product], &mut scratch.output, description.width);
     }
 }
 
-fn rotate(layout: RopeLayout, heads: &Tensor, rotation: &Rotation) -> candle_core::Result<Tensor> {
-    let batched = heads.unsqueeze(0)?;
-    let rotated = match layout {
-        RopeLayout::Halves => rope(&batched, &rotation.cos, &rotation.sin)?,
-        RopeLayout::Interleaved => rope_i(&batched, &rotation.cos, &rotation.sin)?,
-    };
-    rotated.squeeze(0)
+/// On the pool where there are enough rows to pay for it.
+fn for_each<T: Send>(pool: &Pool, rows: &mut [T], work: impl Fn(&mut T) + Sync) {
+    if rows.len() < LEAST_SHARED_ROWS { rows.iter_mut().for_each(work) } else { pool.run_each(rows, work) }
 }
 
-#[derive(Clone, Copy)]
-struct AttentionShape {
-    /// New tokens.
-    count: usize,
-    /// Tokens before them in the keys given.
-    past: usize,
-    window: Option<usize>,
+fn normalize(pool: &Pool, hidden: &[f32], weight: &[f32], eps: f32, out: &mut Rows) {
+    let width = weight.len();
+    out.reshape(hidden.len() / width, width);
+    let mut rows: Vec<_> = out.each().into_iter().zip(hidden.chunks_exact(width)).collect();
+    for_each(pool, &mut rows, |(row, hidden)| {
+        rms_norm(hidden, weight, eps, row.floats);
+        row.quantize();
+    });
 }
 
-/// Query `[heads, count, head_dim]`, keys and values `[kv_heads, past + count, head_dim]`; returns
-/// `[count, heads * head_dim]`. Query heads that share a key head are rows of one product.
-fn attend_one(
-    query: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    shape: AttentionShape,
-) -> candle_core::Result<Tensor> {
-    let (heads, count, head_dim) = query.dims3()?;
-    let (kv_heads, seen, _) = keys.dims3()?;
-    let group = heads / kv_heads;
-    let grouped = query.reshape((kv_heads, group * count, head_dim))?;
-    let mut scores = grouped.matmul(&keys.transpose(1, 2)?)?;
-    if count > 1 {
-        let mask = causal_mask(shape)?;
-        scores = scores.reshape((kv_heads, group, count, seen))?.broadcast_add(&mask)?.reshape((
-            kv_heads,
-            group * count,
-            seen,
-        ))?;
-    }
-    softmax_last_dim(&scores)?
-        .matmul(&values.contiguous()?)?
-        .reshape((heads, count, head_dim))?
-        .transpose(0, 1)?
-        .contiguous()?
-        .reshape((count, heads * head_dim))
-}
-
-/// `[count, past + count]`: zero where a token may look, minus infinity where it may not.
-fn causal_mask(shape: AttentionShape) -> candle_core::Result<Tensor> {
-    let AttentionShape { count, past, window } = shape;
-    let seen = past + count;
-    let mask: Vec<f32> = (0..count)
-        .flat_map(|row| {
-            let position = past + row;
-            (0..seen).map(move |column| {
-                let visible = column <= position && window.is_none_or(|window| position - column < window);
-                if visible { 0.0 } else { f32::NEG_INFINITY }
-            })
-        })
-        .collect();
-    Tensor::from_vec(mask, (count, seen), &Device::Cpu)
-}
-
-/// Logarithms of the probabilities of a row of logits, `[vocabulary]` in f32.
-///
-/// # Errors
-/// When the tensor has no last dimension.
-pub fn log_softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
-    candle_nn::ops::log_softmax(&logits.to_dtype(DType::F32)?, D::Minus1)
+/// Adds a block's output, normed where the family does that, to the residual stream.
+fn join(pool: &Pool, hidden: &mut [f32], output: &mut [f32], norm: Option<&[f32]>, width: usize, eps: f32) {
+    let mut rows: Vec<_> = hidden.chunks_exact_mut(width).zip(output.chunks_exact_mut(width)).collect();
+    for_each(pool, &mut rows, |(hidden, output)| {
+        if let Some(norm) = norm {
+            rms_norm_in_place(output, norm, eps);
+        }
+        add(hidden, output);
+    });
 }

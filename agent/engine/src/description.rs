@@ -129,9 +129,9 @@ impl DecoderDescription {
         self.local.filter(|local| !(layer + 1).is_multiple_of(local.global_every)).map(|local| local.window)
     }
 
-    /// Bytes of key and value cache that one token takes, in f32.
-    pub fn kv_bytes_per_token(&self) -> u64 {
-        (2 * self.layers * self.kv_heads * self.head_dim * size_of::<f32>()) as u64
+    /// Every layer's window.
+    pub fn windows(&self) -> Vec<Option<usize>> {
+        (0..self.layers).map(|layer| self.window(layer)).collect()
     }
 
     /// Inverse frequencies of the rotary embedding, `head_dim / 2` of them; local layers have a base of their own

@@ -1,23 +1,28 @@
 //! The compute thread: takes requests, plans steps, runs them, hands out tokens.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
+
+use llmdeck_kernels::attention::KeyValueStore;
 
 use crate::EngineError;
-use crate::cache::SequenceCache;
-use crate::decoder::{Chunk, LogitRows};
-use crate::generation::{
-    EventSink, FinishReason, GeneratedToken, GenerationEvent, GenerationRequest, Listener, NamedLogprobs,
-    TokenLogprob,
-};
+use crate::blocks::BlockPool;
+use crate::decoder::{Chunk, Scratch};
+use crate::generation::{EventSink, GenerationRequest};
 use crate::model::Model;
-use crate::sampling::{Sampled, Sampler};
 use crate::scheduler::{Plan, Running, SchedulerLimits, Waiting, plan};
-use crate::text_stream::TextStream;
+use crate::sequence::Sequence;
+use crate::speculation::Payoff;
+
+/// Steps after which work in the background is served like a user's.
+const PATIENCE_STEPS: u64 = 2_000;
+/// Keys whose served tokens are remembered though nothing of theirs is here.
+const MOST_IDLE_KEYS: usize = 4_096;
 
 /// Settings of an [`Engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,25 +35,57 @@ pub struct EngineOptions {
     pub cache_bytes: u64,
     /// Most requests that wait; one more is refused.
     pub max_waiting: usize,
+    /// Whether tokens are guessed ahead where that pays.
+    pub speculation: Speculation,
+}
+
+/// Whether tokens are guessed ahead. Answers are the same either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speculation {
+    /// Where measurements say that it pays.
+    #[default]
+    Measured,
+    /// Always; for tests.
+    Always,
+    /// Never.
+    Off,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_sequences: 32, max_step_tokens: 256, cache_bytes: 1 << 30, max_waiting: 1024 }
+        Self {
+            max_sequences: 32,
+            max_step_tokens: 256,
+            cache_bytes: 1 << 30,
+            max_waiting: 1024,
+            speculation: Speculation::Measured,
+        }
     }
 }
 
-/// Readings of an engine at a moment.
+/// Readings of an engine at a moment; counts are since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineReadings {
     /// Sequences in the last step.
     pub batch_size: usize,
     /// Requests that wait for a place.
     pub waiting: usize,
-    /// Bytes of cache that hold keys and values.
+    /// Bytes of cache that running sequences hold.
     pub cache_used_bytes: u64,
+    /// Bytes of cache that only remembered prefixes hold.
+    pub cache_remembered_bytes: u64,
     /// Bytes of cache in all.
     pub cache_total_bytes: u64,
+    /// Prompt tokens of requests that started.
+    pub prompt_tokens: u64,
+    /// Of those: taken from remembered prefixes.
+    pub remembered_tokens: u64,
+    /// Times that a sequence gave its blocks back to compute them anew.
+    pub put_off: u64,
+    /// Tokens that were guessed.
+    pub guessed_tokens: u64,
+    /// Of those: kept.
+    pub kept_tokens: u64,
 }
 
 #[derive(Default)]
@@ -56,6 +93,12 @@ struct Gauges {
     batch_size: AtomicUsize,
     waiting: AtomicUsize,
     cache_used_bytes: AtomicU64,
+    cache_remembered_bytes: AtomicU64,
+    prompt_tokens: AtomicU64,
+    remembered_tokens: AtomicU64,
+    put_off: AtomicU64,
+    guessed_tokens: AtomicU64,
+    kept_tokens: AtomicU64,
 }
 
 /// A model that runs. Dropping it ends what still runs as failed.
@@ -80,18 +123,28 @@ impl Engine {
     pub fn start(name: &str, model: Arc<Model>, options: EngineOptions) -> std::io::Result<Self> {
         let (submissions, receiver) = sync_channel(options.max_waiting.max(1));
         let gauges = Arc::new(Gauges::default());
+        let windows = model.decoder.description().windows();
         let limits = SchedulerLimits {
             max_sequences: options.max_sequences.max(1),
-            max_step_tokens: options.max_step_tokens.max(options.max_sequences).max(1),
-            cache_tokens: cache_tokens(&model, &options),
+            max_step_tokens: max_step_tokens(&options),
+            patience_steps: PATIENCE_STEPS,
+            layers: windows.len(),
         };
+        let blocks = usize::try_from(options.cache_bytes / block_bytes(&model)).unwrap_or(usize::MAX);
         let worker = Worker {
-            model: Arc::clone(&model),
             limits,
+            options,
             gauges: Arc::clone(&gauges),
             waiting: VecDeque::new(),
-            max_waiting: options.max_waiting.max(1),
             running: Vec::new(),
+            blocks: BlockPool::new(blocks, windows),
+            store: model.decoder.store(blocks),
+            scratch: Scratch::default(),
+            payoff: Payoff::default(),
+            served: HashMap::new(),
+            steps: 0,
+            arrivals: 0,
+            model: Arc::clone(&model),
         };
         let thread = std::thread::Builder::new()
             .name(format!("engine {name}"))
@@ -106,7 +159,7 @@ impl Engine {
 
     /// Longest prompt and answer together, in tokens: what the context and the cache both hold.
     pub fn max_sequence_tokens(&self) -> usize {
-        self.model.decoder.description().context.min(cache_tokens(&self.model, &self.options))
+        longest_sequence(&self.model, &self.options)
     }
 
     /// Queues a request; its events go to `sink`, on the engine's thread.
@@ -136,7 +189,13 @@ impl Engine {
             batch_size: self.gauges.batch_size.load(Ordering::Relaxed),
             waiting: self.gauges.waiting.load(Ordering::Relaxed),
             cache_used_bytes: self.gauges.cache_used_bytes.load(Ordering::Relaxed),
-            cache_total_bytes: self.options.cache_bytes,
+            cache_remembered_bytes: self.gauges.cache_remembered_bytes.load(Ordering::Relaxed),
+            cache_total_bytes: self.options.cache_bytes / block_bytes(&self.model) * block_bytes(&self.model),
+            prompt_tokens: self.gauges.prompt_tokens.load(Ordering::Relaxed),
+            remembered_tokens: self.gauges.remembered_tokens.load(Ordering::Relaxed),
+            put_off: self.gauges.put_off.load(Ordering::Relaxed),
+            guessed_tokens: self.gauges.guessed_tokens.load(Ordering::Relaxed),
+            kept_tokens: self.gauges.kept_tokens.load(Ordering::Relaxed),
         }
     }
 }
@@ -153,65 +212,75 @@ impl Drop for Engine {
     }
 }
 
-fn cache_tokens(model: &Model, options: &EngineOptions) -> usize {
-    let per_token = model.decoder.description().kv_bytes_per_token().max(1);
-    usize::try_from(options.cache_bytes / per_token).unwrap_or(usize::MAX)
+fn max_step_tokens(options: &EngineOptions) -> usize {
+    options.max_step_tokens.max(options.max_sequences).max(1)
 }
 
-struct Sequence {
-    cache: SequenceCache,
-    /// Tokens not yet run.
-    pending: Vec<u32>,
-    answered: usize,
-    max_tokens: usize,
-    reserved_tokens: usize,
-    named_logprobs: bool,
-    sampler: Sampler,
-    text: TextStream,
-    sink: EventSink,
-    ended: bool,
+fn block_bytes(model: &Model) -> u64 {
+    let description = model.decoder.description();
+    KeyValueStore::block_bytes(description.kv_heads, description.head_dim).max(1)
+}
+
+/// What the context and the cache both hold.
+fn longest_sequence(model: &Model, options: &EngineOptions) -> usize {
+    let description = model.decoder.description();
+    let (windows, step) = (description.windows(), max_step_tokens(options));
+    let blocks = usize::try_from(options.cache_bytes / block_bytes(model)).unwrap_or(usize::MAX);
+    let fits = |tokens: usize| BlockPool::most_for(&windows, tokens, step) <= blocks;
+    let (mut least, mut most) = (0, description.context);
+    while least < most {
+        let middle = least + (most - least).div_ceil(2);
+        if fits(middle) { least = middle } else { most = middle - 1 }
+    }
+    least
 }
 
 struct Worker {
     model: Arc<Model>,
     limits: SchedulerLimits,
+    options: EngineOptions,
     gauges: Arc<Gauges>,
-    waiting: VecDeque<Submission>,
-    max_waiting: usize,
+    waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
+    blocks: BlockPool,
+    store: KeyValueStore,
+    scratch: Scratch,
+    payoff: Payoff,
+    /// Tokens computed for each key.
+    served: HashMap<u64, u64>,
+    steps: u64,
+    arrivals: u64,
 }
 
 impl Worker {
     fn run(mut self, submissions: &Receiver<Submission>) {
         while self.receive(submissions) {
-            if let Err(reason) = self.step() {
-                tracing::error!(reason, "an engine's step failed; its requests are ended");
-                for mut sequence in self.running.drain(..) {
-                    (sequence.sink)(GenerationEvent::Failed(reason.clone()));
-                }
+            let planned = self.plan();
+            let computed = catch_unwind(AssertUnwindSafe(|| self.step(planned)));
+            if computed.is_err() {
+                tracing::error!("a step panicked; its requests are ended");
+                let reason = "the engine met a bug in this batch; the agent's log has the panic";
+                self.running.iter_mut().for_each(|sequence| sequence.fail(reason));
             }
+            self.settle();
             self.publish();
         }
-        for mut sequence in self.running.drain(..) {
-            (sequence.sink)(GenerationEvent::Failed(EngineError::Stopped.to_string()));
-        }
-        for mut submission in self.waiting.drain(..) {
-            (submission.sink)(GenerationEvent::Failed(EngineError::Stopped.to_string()));
-        }
+        let stopped = EngineError::Stopped.to_string();
+        self.running.iter_mut().chain(&mut self.waiting).for_each(|sequence| sequence.fail(&stopped));
     }
 
     /// Takes what has come; sleeps while there is nothing to do. False when the engine is dropped.
     fn receive(&mut self, submissions: &Receiver<Submission>) -> bool {
         if self.running.is_empty() && self.waiting.is_empty() {
             match submissions.recv() {
-                Ok(submission) => self.waiting.push_back(submission),
+                Ok(submission) => self.queue(submission),
                 Err(_) => return false,
             }
         }
         // What is beyond the limit stays in the channel, which is bounded too and refuses when full.
-        while self.waiting.len() < self.max_waiting {
+        while self.waiting.len() < self.options.max_waiting.max(1) {
             match submissions.try_recv() {
-                Ok(submission) => self.waiting.push_back(submission),
+                Ok(submission) => self.queue(submission),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -219,150 +288,164 @@ impl Worker {
         true
     }
 
-    fn step(&mut self) -> Result<(), String> {
-        let running: Vec<Running> = self
-            .running
-            .iter()
-            .map(|sequence| Running {
-                pending_tokens: sequence.pending.len(),
-                reserved_tokens: sequence.reserved_tokens,
-            })
-            .collect();
+    fn queue(&mut self, Submission { request, sink }: Submission) {
+        let key = request.fairness_key;
+        let here = |sequences: &mut dyn Iterator<Item = &Sequence>| {
+            sequences.filter_map(|sequence| self.served.get(&sequence.key()).copied()).min()
+        };
+        // Who comes back after a pause is not owed what was served meanwhile.
+        let least = here(&mut self.running.iter().chain(&self.waiting)).unwrap_or(0);
+        let served = self.served.entry(key).or_default();
+        *served = (*served).max(least);
+        self.arrivals += 1;
+        self.waiting.push_back(Sequence::new(request, sink, self.arrivals, self.steps));
+    }
+
+    fn plan(&mut self) -> Plan {
+        self.steps += 1;
+        self.guess();
+        let running: Vec<Running> = self.running.iter().map(Sequence::as_running).collect();
+        let windows = self.model.decoder.description().windows();
         let waiting: Vec<Waiting> = self
             .waiting
             .iter()
-            .map(|Submission { request, .. }| Waiting {
-                priority: request.priority,
-                prompt_tokens: request.prompt.len(),
-                reserved_tokens: request.prompt.len() + request.max_tokens,
-            })
-            .collect();
-        let Plan { start, tokens } = plan(&running, &waiting, self.limits);
-        self.start(start)?;
-        let computed = catch_unwind(AssertUnwindSafe(|| self.compute(&tokens)));
-        match computed {
-            Ok(result) => result.map_err(|error| error.to_string())?,
-            Err(_) => return Err("the engine met a bug in this batch; the agent's log has the panic".into()),
-        }
-        self.running.retain(|sequence| !sequence.ended);
-        Ok(())
-    }
-
-    fn start(&mut self, indices: Vec<usize>) -> Result<(), String> {
-        let mut left: Vec<Option<Submission>> = self.waiting.drain(..).map(Some).collect();
-        for index in indices {
-            let Some(Submission { request, mut sink }) = left.get_mut(index).and_then(Option::take) else {
-                continue;
-            };
-            let reserved_tokens = request.prompt.len() + request.max_tokens;
-            let cache = match SequenceCache::new(self.model.decoder.description(), reserved_tokens) {
-                Ok(cache) => cache,
-                Err(error) => {
-                    sink(GenerationEvent::Failed(error.to_string()));
-                    continue;
+            .map(|sequence| {
+                let remembered_tokens = self.blocks.remembered_tokens(sequence.tokens());
+                let tokens = sequence.tokens().len() + 1;
+                Waiting {
+                    priority: sequence.priority(),
+                    arrival: sequence.arrival(),
+                    waited_steps: self.steps - sequence.came_at_step(),
+                    served_tokens: self.served.get(&sequence.key()).copied().unwrap_or(0),
+                    prompt_tokens: sequence.tokens().len() - remembered_tokens,
+                    remembered_tokens,
+                    prompt_blocks: BlockPool::most_for(&windows, tokens, self.limits.max_step_tokens),
                 }
-            };
-            let ended = sink(GenerationEvent::Started) == Listener::Gone;
-            self.running.push(Sequence {
-                cache,
-                answered: 0,
-                max_tokens: request.max_tokens,
-                reserved_tokens,
-                named_logprobs: request.sampling.top_logprobs.is_some(),
-                sampler: Sampler::new(request.sampling, &request.prompt),
-                pending: request.prompt,
-                text: TextStream::new(request.stops),
-                sink,
-                ended,
-            });
-        }
-        self.waiting.extend(left.into_iter().flatten());
-        Ok(())
-    }
-
-    fn compute(&mut self, tokens: &[usize]) -> Result<(), EngineError> {
-        let mut active: Vec<(&mut Sequence, usize)> = self
-            .running
-            .iter_mut()
-            .zip(tokens.iter().copied())
-            .filter(|(sequence, count)| *count > 0 && !sequence.ended)
-            .collect();
-        self.gauges.batch_size.store(active.len(), Ordering::Relaxed);
-        if active.is_empty() {
-            return Ok(());
-        }
-        let mut chunks: Vec<Chunk<'_>> = active
-            .iter_mut()
-            .map(|(sequence, count)| Chunk {
-                tokens: &sequence.pending[..*count],
-                cache: &mut sequence.cache,
             })
             .collect();
-        let logits = self.model.decoder.forward(&mut chunks, LogitRows::Last)?.to_vec2::<f32>()?;
-        drop(chunks);
-        for ((sequence, count), mut row) in active.into_iter().zip(logits) {
-            sequence.pending.drain(..count);
-            if sequence.pending.is_empty() {
-                let sampled = sequence.sampler.sample(&mut row);
-                sequence.take(&self.model, sampled)?;
+        plan(&running, &waiting, self.blocks.available(), self.limits)
+    }
+
+    /// Guesses ahead for sequences that generate, where that pays.
+    fn guess(&mut self) {
+        for sequence in &mut self.running {
+            sequence.guess();
+        }
+        let generating = self.running.iter().filter(|sequence| sequence.is_generating()).count();
+        let guessed: usize = self.running.iter().map(Sequence::guessed).sum();
+        let worth = match self.options.speculation {
+            Speculation::Off => false,
+            Speculation::Always => true,
+            // Beside prompts the step is busy with arithmetic already.
+            Speculation::Measured => {
+                generating == self.running.len() && self.payoff.is_worth(generating, guessed)
+            }
+        };
+        if !worth {
+            self.running.iter_mut().for_each(Sequence::forget_guess);
+        }
+    }
+
+    fn step(&mut self, Plan { put_off, start, mut tokens }: Plan) {
+        for index in put_off.into_iter().rev() {
+            let mut sequence = self.running.remove(index);
+            tokens.remove(index);
+            sequence.put_off(&mut self.blocks);
+            self.gauges.put_off.fetch_add(1, Ordering::Relaxed);
+            self.waiting.push_front(sequence);
+        }
+        let mut line: Vec<Option<Sequence>> = self.waiting.drain(..).map(Some).collect();
+        for index in start {
+            let Some(mut sequence) = line.get_mut(index).and_then(Option::take) else { continue };
+            let remembered = sequence.start(&mut self.blocks);
+            self.gauges.prompt_tokens.fetch_add(sequence.tokens().len() as u64, Ordering::Relaxed);
+            self.gauges.remembered_tokens.fetch_add(remembered as u64, Ordering::Relaxed);
+            self.running.push(sequence);
+        }
+        self.waiting.extend(line.into_iter().flatten());
+        self.compute(&tokens);
+    }
+
+    fn compute(&mut self, tokens: &[usize]) {
+        let mut active: Vec<(&mut Sequence, Vec<u32>, usize)> = Vec::new();
+        for (sequence, count) in self.running.iter_mut().zip(tokens) {
+            if *count == 0 || sequence.is_ended() {
+                continue;
+            }
+            let fed = sequence.next_tokens(*count);
+            // The plan has seen to it that there is room.
+            if self.blocks.grow(sequence.blocks_mut(), fed.len()).is_ok() {
+                let logit_rows = sequence.logit_rows(fed.len());
+                active.push((sequence, fed, logit_rows));
             }
         }
-        Ok(())
+        self.gauges.batch_size.store(active.len(), Ordering::Relaxed);
+        if active.is_empty() {
+            return;
+        }
+        let only_generates = active.iter().all(|(sequence, ..)| sequence.is_generating());
+        let rows: usize = active.iter().map(|(_, fed, _)| fed.len()).sum();
+        let began = Instant::now();
+        let chunks: Vec<Chunk<'_>> = active
+            .iter()
+            .map(|(sequence, fed, logit_rows)| Chunk {
+                tokens: fed,
+                blocks: sequence.blocks(),
+                logit_rows: *logit_rows,
+            })
+            .collect();
+        let mut logits = self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);
+        drop(chunks);
+        let vocabulary = self.model.decoder.description().vocabulary;
+        let mut sampling = Vec::with_capacity(active.len());
+        for (sequence, fed, logit_rows) in active {
+            let (own, rest) = std::mem::take(&mut logits).split_at_mut(logit_rows * vocabulary);
+            logits = rest;
+            sampling.push((sequence, fed, own));
+        }
+        self.model.pool.run_each(&mut sampling, |(sequence, _, logits)| sequence.sample(logits, vocabulary));
+        if only_generates {
+            self.payoff.took(rows, began.elapsed().as_secs_f64() * 1e6);
+        }
+        for (sequence, fed, _) in sampling {
+            let guessed = sequence.guessed();
+            let stays = sequence.kept_tokens(fed.len());
+            self.blocks.advance(sequence.blocks_mut(), &fed[..stays]);
+            *self.served.entry(sequence.key()).or_default() += stays as u64;
+            if guessed > 0 {
+                self.payoff.kept(guessed, stays - 1);
+                self.gauges.guessed_tokens.fetch_add(guessed as u64, Ordering::Relaxed);
+                self.gauges.kept_tokens.fetch_add(stays as u64 - 1, Ordering::Relaxed);
+            }
+            sequence.deliver(&self.model);
+        }
+    }
+
+    /// Lets go of what has ended.
+    fn settle(&mut self) {
+        let blocks = &mut self.blocks;
+        self.running.retain_mut(|sequence| {
+            if sequence.is_ended() {
+                blocks.release(sequence.blocks_mut());
+            }
+            !sequence.is_ended()
+        });
+        self.waiting.retain(|sequence| !sequence.is_ended());
+        if self.served.len() > MOST_IDLE_KEYS {
+            let here: Vec<u64> = self.running.iter().chain(&self.waiting).map(Sequence::key).collect();
+            self.served.retain(|key, _| here.contains(key));
+        }
     }
 
     fn publish(&self) {
-        let seen: usize = self.running.iter().map(|sequence| sequence.cache.len()).sum();
-        let used = seen as u64 * self.model.decoder.description().kv_bytes_per_token();
+        let block_bytes = block_bytes(&self.model);
+        let used = (self.blocks.total() - self.blocks.available()) as u64 * block_bytes;
+        let remembered = self.blocks.reclaimable() as u64 * block_bytes;
         self.gauges.cache_used_bytes.store(used, Ordering::Relaxed);
+        self.gauges.cache_remembered_bytes.store(remembered, Ordering::Relaxed);
         self.gauges.waiting.store(self.waiting.len(), Ordering::Relaxed);
         if self.running.is_empty() {
             self.gauges.batch_size.store(0, Ordering::Relaxed);
         }
-    }
-}
-
-impl Sequence {
-    fn take(&mut self, model: &Model, sampled: Sampled) -> Result<(), EngineError> {
-        if model.tokenizer.is_end(sampled.token) {
-            self.finish(model, FinishReason::Stop);
-            return Ok(());
-        }
-        self.answered += 1;
-        let step = self.text.push(&model.tokenizer, sampled.token)?;
-        let named = self.named_logprobs.then(|| NamedLogprobs {
-            token: model.tokenizer.token_text(sampled.token),
-            top: sampled
-                .top
-                .iter()
-                .map(|(id, logprob)| TokenLogprob {
-                    token: model.tokenizer.token_text(*id),
-                    logprob: *logprob,
-                })
-                .collect(),
-        });
-        let listener = (self.sink)(GenerationEvent::Token(GeneratedToken {
-            id: sampled.token,
-            text: step.text,
-            logprob: sampled.logprob,
-            entropy: sampled.entropy,
-            named,
-        }));
-        if listener == Listener::Gone {
-            self.ended = true;
-        } else if step.stopped {
-            self.ended = true;
-            (self.sink)(GenerationEvent::Finished { reason: FinishReason::Stop, text: String::new() });
-        } else if self.answered == self.max_tokens {
-            self.finish(model, FinishReason::Length);
-        } else {
-            self.pending.push(sampled.token);
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, model: &Model, reason: FinishReason) {
-        self.ended = true;
-        let text = self.text.finish(&model.tokenizer);
-        (self.sink)(GenerationEvent::Finished { reason, text });
     }
 }

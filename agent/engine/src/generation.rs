@@ -16,6 +16,8 @@ pub struct GenerationRequest {
     pub stops: Vec<String>,
     /// Who is served first.
     pub priority: Priority,
+    /// Whose request it is: those of one key share what those of others leave.
+    pub fairness_key: u64,
 }
 
 /// A token with its text, as OpenAI's `logprobs` report it.

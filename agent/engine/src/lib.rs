@@ -1,10 +1,10 @@
-//! Language models on candle: load, batch, sample and train.
+//! Language models: load, batch, sample and train.
 //!
 //! One [`description::DecoderDescription`] covers every family; [`decoder::Decoder`] runs it for inference over a
-//! ragged batch of sequences, [`train::TrainableDecoder`] runs the same description with differentiable operations.
+//! ragged batch of sequences on the kernels, [`train::TrainableDecoder`] runs the same description with candle's differentiable operations.
 //! [`engine::Engine`] owns the compute thread. This crate knows no network, no database and no wall clock.
 
-pub mod cache;
+pub mod blocks;
 pub mod chat_template;
 pub mod decoder;
 pub mod description;
@@ -16,9 +16,13 @@ mod hf_config;
 pub mod model;
 pub mod sampling;
 pub mod scheduler;
+mod sequence;
+pub mod session;
+mod speculation;
 mod text_stream;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;
 
 pub use error::EngineError;
+pub use llmdeck_kernels::Pool;

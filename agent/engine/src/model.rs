@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::Content;
+use llmdeck_kernels::Pool;
 
 use crate::EngineError;
 use crate::chat_template::ChatTemplate;
@@ -23,6 +25,8 @@ pub struct Model {
     pub chat_template: Option<ChatTemplate>,
     /// Bytes of weights as stored.
     pub weights_bytes: u64,
+    /// The threads that run it.
+    pub pool: Arc<Pool>,
 }
 
 impl Model {
@@ -30,21 +34,29 @@ impl Model {
     ///
     /// # Errors
     /// What is missing or malformed, by file.
-    pub fn load(path: &Path) -> Result<Self, EngineError> {
-        Self::load_telling(path, &mut |_| {})
+    pub fn load(path: &Path, pool: &Arc<Pool>) -> Result<Self, EngineError> {
+        Self::load_telling(path, pool, &mut |_| {})
     }
 
     /// The same; `progress` hears the share that is loaded, 0 to 1.
     ///
     /// # Errors
     /// What is missing or malformed, by file.
-    pub fn load_telling(path: &Path, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
+    pub fn load_telling(
+        path: &Path,
+        pool: &Arc<Pool>,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Self, EngineError> {
         let kind =
             std::fs::metadata(path).map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
-        if kind.is_dir() { Self::load_folder(path, progress) } else { Self::load_gguf(path, progress) }
+        if kind.is_dir() {
+            Self::load_folder(path, pool, progress)
+        } else {
+            Self::load_gguf(path, pool, progress)
+        }
     }
 
-    fn load_gguf(path: &Path, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
+    fn load_gguf(path: &Path, pool: &Arc<Pool>, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
         let read = |source| EngineError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read)?;
         let weights_bytes = file.metadata().map_err(read)?.len();
@@ -57,12 +69,16 @@ impl Model {
         let chat_template = gguf_metadata::string(&content, "tokenizer.chat_template")
             .map(|source| ChatTemplate::new(source.to_owned(), tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
-        let mut weights = Weights::Gguf { path: path.to_owned(), content: Box::new(content), reader };
-        let decoder = Decoder::load(description, &mut weights, progress)?;
-        Ok(Self { decoder, tokenizer, chat_template, weights_bytes })
+        let weights = Weights::gguf(path, reader.into_inner(), content, pool);
+        let decoder = Decoder::load(description, &weights, pool, progress)?;
+        Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool: Arc::clone(pool) })
     }
 
-    fn load_folder(folder: &Path, progress: &mut dyn FnMut(f64)) -> Result<Self, EngineError> {
+    fn load_folder(
+        folder: &Path,
+        pool: &Arc<Pool>,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Self, EngineError> {
         let config_path = folder.join("config.json");
         let text = read_text(&config_path)?;
         let description =
@@ -73,10 +89,10 @@ impl Model {
         let chat_template = chat_template_source(folder)?
             .map(|source| ChatTemplate::new(source, tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
-        let mut weights = Weights::safetensors(folder)?;
+        let weights = Weights::safetensors(folder, pool)?;
         let weights_bytes = safetensors_bytes(folder);
-        let decoder = Decoder::load(description, &mut weights, progress)?;
-        Ok(Self { decoder, tokenizer, chat_template, weights_bytes })
+        let decoder = Decoder::load(description, &weights, pool, progress)?;
+        Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool: Arc::clone(pool) })
     }
 }
 

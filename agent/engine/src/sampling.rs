@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use llmdeck_kernels::elementwise::{LogitSummary, summarize_logits};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -90,7 +91,7 @@ impl Sampler {
     /// Chooses from `logits`, `[vocabulary]`, which it overwrites. A row without a finite number gives token 0 with
     /// a logprob of minus infinity.
     pub fn sample(&mut self, logits: &mut [f32]) -> Sampled {
-        let (log_normalizer, entropy) = log_normalizer_and_entropy(logits);
+        let LogitSummary { peak, log_normalizer, entropy } = summarize_logits(logits);
         let top = self.options.top_logprobs.map_or_else(Vec::new, |count| {
             likeliest(logits, count)
                 .into_iter()
@@ -98,7 +99,13 @@ impl Sampler {
                 .collect()
         });
         let adjusted: HashMap<u32, f32> = self.remember_adjusted(logits);
-        let token = if self.options.temperature > 0.0 { self.draw(logits) } else { argmax(logits) };
+        let token = if self.options.temperature > 0.0 {
+            self.draw(logits)
+        } else if adjusted.is_empty() {
+            logits.iter().position(|logit| *logit == peak).unwrap_or(0) as u32
+        } else {
+            argmax(logits)
+        };
         let raw = adjusted.get(&token).copied().or_else(|| logits.get(token as usize).copied());
         *self.in_answer.entry(token).or_default() += 1;
         Sampled { token, logprob: raw.unwrap_or(f32::NEG_INFINITY) - log_normalizer, entropy, top }
@@ -185,21 +192,6 @@ fn argmax(logits: &[f32]) -> u32 {
         }
     }
     best.0
-}
-
-/// `ln Σ exp(x)`, and the entropy `ln Z - Σ p x`.
-fn log_normalizer_and_entropy(logits: &[f32]) -> (f32, f32) {
-    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !peak.is_finite() {
-        return (f32::INFINITY, 0.0);
-    }
-    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
-    for logit in logits.iter().filter(|logit| logit.is_finite()) {
-        let weight = f64::from((logit - peak).exp());
-        sum += weight;
-        weighted += weight * f64::from(logit - peak);
-    }
-    (peak + sum.ln() as f32, (sum.ln() - weighted / sum) as f32)
 }
 
 fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {

@@ -1,243 +1,279 @@
-//! Where tensors come from: a GGUF file or a folder with safetensors.
+//! Where tensors come from: a GGUF file or a folder with safetensors. Matrices are read straight into the layout that
+//! the kernels want, by positioned reads rather than a map: a file that shrinks meanwhile is an error, not a crash, and
+//! nothing of the file stays in the process.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::Device;
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Content;
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
+use llmdeck_kernels::{Matrix, Pool, WeightFormat};
+use safetensors::tensor::{Dtype, Metadata};
 
 use crate::EngineError;
-use crate::description::{DecoderDescription, NormWeight, TensorRole};
+use crate::description::{DecoderDescription, Family, NormWeight, TensorRole};
 
-/// A matrix product with optional bias, plain or quantized.
-#[derive(Clone, Debug)]
-pub enum Linear {
-    /// Weights in f32, `[out, in]`.
-    Plain {
-        /// The matrix.
-        weight: Tensor,
-        /// One number an output.
-        bias: Option<Tensor>,
-    },
-    /// Weights kept as their file has them.
-    Quantized {
-        /// The matrix.
-        weight: QMatMul,
-        /// One number an output, f32.
-        bias: Option<Tensor>,
-    },
-}
-
-impl Linear {
-    /// `[rows, in]` to `[rows, out]`.
-    ///
-    /// # Errors
-    /// When shapes do not fit.
-    pub fn forward(&self, input: &Tensor) -> candle_core::Result<Tensor> {
-        let (output, bias) = match self {
-            Self::Plain { weight, bias } => (input.matmul(&weight.t()?)?, bias),
-            Self::Quantized { weight, bias } => (weight.forward(input)?, bias),
-        };
-        match bias {
-            Some(bias) => output.broadcast_add(bias),
-            None => Ok(output),
-        }
-    }
-}
-
-/// The token embedding: rows are gathered without unpacking the table.
-#[derive(Clone, Debug)]
-pub enum Embedding {
-    /// A table in f32, `[vocabulary, width]`.
-    Plain(Tensor),
-    /// A table kept as its file has it.
-    Quantized(Arc<QTensor>),
-}
-
-impl Embedding {
-    /// `[n]` token ids (u32) to `[n, width]` in f32.
-    ///
-    /// # Errors
-    /// When an id is beyond the vocabulary.
-    pub fn forward(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Plain(table) => table.index_select(ids, 0),
-            Self::Quantized(table) => table.embedding(ids)?.to_dtype(DType::F32),
-        }
-    }
-
-    /// The same table as the output matrix.
-    ///
-    /// # Errors
-    /// When the quantized type has no matrix product.
-    pub fn as_output(&self) -> candle_core::Result<Linear> {
-        Ok(match self {
-            Self::Plain(table) => Linear::Plain { weight: table.clone(), bias: None },
-            Self::Quantized(table) => {
-                Linear::Quantized { weight: QMatMul::from_arc(Arc::clone(table))?, bias: None }
-            }
-        })
-    }
-}
+/// Largest header of a safetensors file, as the format's own reader has it.
+const MOST_HEADER_BYTES: u64 = 100_000_000;
 
 /// Reads the tensors that a description asks for, each checked against its shape.
-pub enum Weights {
-    /// One GGUF file.
-    Gguf {
-        /// The file.
-        path: PathBuf,
-        /// Its header.
-        content: Box<Content>,
-        /// Open at any position.
-        reader: BufReader<File>,
-    },
-    /// All tensors of a folder's safetensors.
-    Safetensors {
-        /// By their Hugging Face names.
-        tensors: HashMap<String, Tensor>,
-    },
+pub struct Weights {
+    source: Source,
+    pool: Arc<Pool>,
+}
+
+enum Source {
+    Gguf { file: TensorFile, content: Box<Content> },
+    Safetensors { shards: Vec<TensorFile>, tensors: HashMap<String, StoredTensor> },
+}
+
+struct TensorFile {
+    path: PathBuf,
+    file: File,
+}
+
+#[derive(Clone)]
+struct StoredTensor {
+    shard: usize,
+    offset: u64,
+    shape: Vec<usize>,
+    dtype: Dtype,
+}
+
+/// Where the numbers of a tensor are.
+struct Place<'a> {
+    file: &'a TensorFile,
+    offset: u64,
+    format: WeightFormat,
 }
 
 impl Weights {
-    /// Reads every `*.safetensors` of a folder into memory.
+    /// The tensors of a GGUF file whose header was read.
+    pub fn gguf(path: &Path, file: File, content: Content, pool: &Arc<Pool>) -> Self {
+        let file = TensorFile { path: path.to_owned(), file };
+        Self { source: Source::Gguf { file, content: Box::new(content) }, pool: Arc::clone(pool) }
+    }
+
+    /// The tensors of every `*.safetensors` of a folder.
     ///
     /// # Errors
-    /// When there is none, or one cannot be read.
-    pub fn safetensors(folder: &Path) -> Result<Self, EngineError> {
+    /// When there is none, or the header of one cannot be read.
+    pub fn safetensors(folder: &Path, pool: &Arc<Pool>) -> Result<Self, EngineError> {
         let read = |source| EngineError::Read { path: folder.to_owned(), source };
-        let mut tensors = HashMap::new();
+        let (mut shards, mut tensors) = (Vec::new(), HashMap::new());
         for entry in std::fs::read_dir(folder).map_err(read)? {
             let path = entry.map_err(read)?.path();
             if path.extension().is_some_and(|extension| extension == "safetensors") {
-                let shard = candle_core::safetensors::load(&path, &Device::Cpu)
-                    .map_err(|error| EngineError::malformed(&path, error))?;
-                tensors.extend(shard);
+                let (shard, header) = open_safetensors(path)?;
+                let (metadata, start) = header;
+                for (name, info) in metadata.tensors() {
+                    let offset = start + info.data_offsets.0 as u64;
+                    let tensor = StoredTensor {
+                        shard: shards.len(),
+                        offset,
+                        shape: info.shape.clone(),
+                        dtype: info.dtype,
+                    };
+                    tensors.insert(name, tensor);
+                }
+                shards.push(shard);
             }
         }
         if tensors.is_empty() {
-            return Err(EngineError::malformed(folder, "has no *.safetensors file"));
+            return Err(EngineError::malformed(folder, "has no *.safetensors file with tensors"));
         }
-        Ok(Self::Safetensors { tensors })
+        Ok(Self { source: Source::Safetensors { shards, tensors }, pool: Arc::clone(pool) })
     }
 
-    /// A norm's weight in f32, ready to multiply.
+    /// A norm's weight, ready to multiply.
     ///
     /// # Errors
     /// When it is missing or has another shape.
     pub fn norm(
-        &mut self,
+        &self,
         description: &DecoderDescription,
         role: TensorRole,
         size: usize,
-    ) -> Result<Tensor, EngineError> {
-        let weight = self.vector(description, role, size)?;
-        Ok(match description.norm_weight {
-            NormWeight::AsIs => weight,
-            NormWeight::PlusOne => (weight + 1.0)?,
-        })
+    ) -> Result<Vec<f32>, EngineError> {
+        let mut weight = self.vector(description, role, size)?;
+        if description.norm_weight == NormWeight::PlusOne {
+            weight.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        Ok(weight)
     }
 
-    /// A vector in f32.
+    /// A vector.
     ///
     /// # Errors
     /// When it is missing or has another shape.
     pub fn vector(
-        &mut self,
+        &self,
         description: &DecoderDescription,
         role: TensorRole,
         size: usize,
-    ) -> Result<Tensor, EngineError> {
-        match self {
-            Self::Gguf { .. } => {
-                Ok(self.gguf_tensor(&role.gguf_name(), &[size])?.dequantize(&Device::Cpu)?)
-            }
-            Self::Safetensors { .. } => self.plain_tensor(&role.hf_name(description.family), &[size]),
-        }
+    ) -> Result<Vec<f32>, EngineError> {
+        self.numbers(&self.name(role, description.family), size)
     }
 
-    /// A matrix `[out, in]`, with its bias where one is named.
+    /// A matrix `[out, in]`.
     ///
     /// # Errors
-    /// When it is missing or has another shape.
-    pub fn linear(
-        &mut self,
+    /// When it is missing, has another shape, or its file ends too early.
+    pub fn matrix(
+        &self,
         description: &DecoderDescription,
         role: TensorRole,
         shape: [usize; 2],
-        bias: Option<TensorRole>,
-    ) -> Result<Linear, EngineError> {
-        let bias = bias.map(|role| self.vector(description, role, shape[0])).transpose()?;
-        match self {
-            Self::Gguf { .. } => {
-                let weight = QMatMul::from_qtensor(self.gguf_tensor(&role.gguf_name(), &shape)?)?;
-                Ok(Linear::Quantized { weight, bias })
-            }
-            Self::Safetensors { .. } => {
-                let weight = self.plain_tensor(&role.hf_name(description.family), &shape)?;
-                Ok(Linear::Plain { weight, bias })
-            }
-        }
-    }
-
-    /// The embedding.
-    ///
-    /// # Errors
-    /// When it is missing or has another shape.
-    pub fn embedding(&mut self, description: &DecoderDescription) -> Result<Embedding, EngineError> {
-        let shape = [description.vocabulary, description.width];
-        match self {
-            Self::Gguf { .. } => {
-                let table = self.gguf_tensor(&TensorRole::Embedding.gguf_name(), &shape)?;
-                match table.dtype() {
-                    GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-                        Ok(Embedding::Plain(table.dequantize(&Device::Cpu)?))
-                    }
-                    _ => Ok(Embedding::Quantized(Arc::new(table))),
-                }
-            }
-            Self::Safetensors { .. } => Ok(Embedding::Plain(
-                self.plain_tensor(&TensorRole::Embedding.hf_name(description.family), &shape)?,
-            )),
-        }
+    ) -> Result<Matrix, EngineError> {
+        self.matrix_named(&self.name(role, description.family), shape)
     }
 
     /// Divisors of the rotary frequencies, which Llama 3.1's GGUF files carry as a tensor.
     ///
     /// # Errors
     /// When the tensor is there with another shape.
-    pub fn rope_divisors(&mut self, pairs: usize) -> Result<Option<Vec<f32>>, EngineError> {
+    pub fn rope_divisors(&self, pairs: usize) -> Result<Option<Vec<f32>>, EngineError> {
         const NAME: &str = "rope_freqs.weight";
-        match self {
-            Self::Gguf { content, .. } if content.tensor_infos.contains_key(NAME) => {
-                Ok(Some(self.gguf_tensor(NAME, &[pairs])?.dequantize(&Device::Cpu)?.to_vec1()?))
+        match &self.source {
+            Source::Gguf { content, .. } if content.tensor_infos.contains_key(NAME) => {
+                self.numbers(NAME, pairs).map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    fn gguf_tensor(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, EngineError> {
-        let Self::Gguf { path, content, reader } = self else {
-            return Err(EngineError::tensor(name, "was asked of a file that is not GGUF"));
-        };
-        let info = content.tensor_infos.get(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
-        check_shape(name, info.shape.dims(), shape)?;
-        content
-            .tensor(reader, name, &Device::Cpu)
-            .map_err(|error| EngineError::malformed(path.as_path(), format!("tensor {name:?}: {error}")))
+    fn name(&self, role: TensorRole, family: Family) -> String {
+        match self.source {
+            Source::Gguf { .. } => role.gguf_name(),
+            Source::Safetensors { .. } => role.hf_name(family),
+        }
     }
 
-    fn plain_tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
-        let Self::Safetensors { tensors } = self else {
-            return Err(EngineError::tensor(name, "was asked of a file that is not safetensors"));
+    fn numbers(&self, name: &str, size: usize) -> Result<Vec<f32>, EngineError> {
+        let matrix = match self.place(name, &[size])? {
+            Some(place) => self.read(name, &place, 1, size)?,
+            None => self.expanded(name, 1, size)?,
         };
-        let tensor = tensors.remove(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
-        check_shape(name, tensor.dims(), shape)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+        let mut numbers = vec![0.0; size];
+        matrix.row(0, &mut numbers);
+        Ok(numbers)
     }
+
+    fn matrix_named(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, EngineError> {
+        match self.place(name, &shape)? {
+            Some(place) => self.read(name, &place, shape[0], shape[1]),
+            None => self.expanded(name, shape[0], shape[1]),
+        }
+    }
+
+    /// `None` for a format that the kernels do not know.
+    fn place(&self, name: &str, shape: &[usize]) -> Result<Option<Place<'_>>, EngineError> {
+        match &self.source {
+            Source::Gguf { file, content } => {
+                let info =
+                    content.tensor_infos.get(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
+                check_shape(name, info.shape.dims(), shape)?;
+                let offset = content.tensor_data_offset + info.offset;
+                Ok(format_of(info.ggml_dtype).map(|format| Place { file, offset, format }))
+            }
+            Source::Safetensors { shards, tensors } => {
+                let tensor = tensors.get(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
+                check_shape(name, &tensor.shape, shape)?;
+                let format = match tensor.dtype {
+                    Dtype::F32 => WeightFormat::F32,
+                    Dtype::F16 => WeightFormat::F16,
+                    Dtype::BF16 => WeightFormat::BF16,
+                    other => {
+                        let reason = format!("is of type {other:?}; F32, F16 and BF16 are read");
+                        return Err(EngineError::tensor(name, reason));
+                    }
+                };
+                let file = &shards[tensor.shard];
+                Ok(Some(Place { file, offset: tensor.offset, format }))
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        place: &Place<'_>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Matrix, EngineError> {
+        if place.format.file_row_bytes(columns).is_none() {
+            let reason = format!("rows of {columns} do not fill the blocks of {:?}", place.format);
+            return Err(EngineError::tensor(name, reason));
+        }
+        let read =
+            |offset: u64, buffer: &mut [u8]| place.file.file.read_exact_at(buffer, place.offset + offset);
+        Matrix::read(&self.pool, place.format, rows, columns, read)
+            .map_err(|source| EngineError::Read { path: place.file.path.clone(), source })
+    }
+
+    /// A format that the kernels do not know is kept as 32-bit floats.
+    fn expanded(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, EngineError> {
+        let Source::Gguf { file, content } = &self.source else {
+            return Err(EngineError::tensor(name, "is of a type that is not read"));
+        };
+        let broken = |error| EngineError::malformed(file.path.as_path(), format!("tensor {name:?}: {error}"));
+        let again =
+            File::open(&file.path).map_err(|source| EngineError::Read { path: file.path.clone(), source })?;
+        let tensor = content.tensor(&mut BufReader::new(again), name, &Device::Cpu).map_err(broken)?;
+        let numbers: Vec<f32> =
+            tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1()).map_err(broken)?;
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        Matrix::from_bytes(&self.pool, WeightFormat::F32, rows, columns, &bytes)
+            .ok_or_else(|| EngineError::tensor(name, "is shorter than its shape"))
+    }
+}
+
+fn format_of(dtype: GgmlDType) -> Option<WeightFormat> {
+    Some(match dtype {
+        GgmlDType::F32 => WeightFormat::F32,
+        GgmlDType::F16 => WeightFormat::F16,
+        GgmlDType::BF16 => WeightFormat::BF16,
+        GgmlDType::Q4_0 => WeightFormat::Q4_0,
+        GgmlDType::Q5_0 => WeightFormat::Q5_0,
+        GgmlDType::Q8_0 => WeightFormat::Q8_0,
+        GgmlDType::Q4K => WeightFormat::Q4K,
+        GgmlDType::Q5K => WeightFormat::Q5K,
+        GgmlDType::Q6K => WeightFormat::Q6K,
+        _ => return None,
+    })
+}
+
+/// Opens a file and checks its header before anything of its tensors is read.
+fn open_safetensors(path: PathBuf) -> Result<(TensorFile, (Metadata, u64)), EngineError> {
+    let read = |source| EngineError::Read { path: path.clone(), source };
+    let mut file = File::open(&path).map_err(read)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(read)?;
+    let length = u64::from_le_bytes(length);
+    if length > MOST_HEADER_BYTES {
+        return Err(EngineError::malformed(
+            &path,
+            format!("claims a header of {length} bytes; it is not safetensors"),
+        ));
+    }
+    let mut header = Vec::new();
+    (&mut file).take(length).read_to_end(&mut header).map_err(read)?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| EngineError::malformed(&path, format!("is not a safetensors file: {error}")))?;
+    let needed = 8 + length + metadata.data_len() as u64;
+    let has = file.metadata().map_err(read)?.len();
+    if has < needed {
+        return Err(EngineError::malformed(
+            &path,
+            format!("has {has} bytes, its header speaks of {needed}; fetch it again"),
+        ));
+    }
+    Ok((TensorFile { path, file }, (metadata, 8 + length)))
 }
 
 fn check_shape(name: &str, found: &[usize], wanted: &[usize]) -> Result<(), EngineError> {

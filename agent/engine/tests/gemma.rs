@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -13,13 +13,13 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::gemma3;
-use llmdeck_engine::cache::SequenceCache;
-use llmdeck_engine::decoder::{Chunk, Decoder, LogitRows};
+use llmdeck_engine::Pool;
 use llmdeck_engine::engine::{Engine, EngineOptions};
 use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
 use llmdeck_engine::model::Model;
 use llmdeck_engine::sampling::SamplingOptions;
 use llmdeck_engine::scheduler::Priority;
+use llmdeck_engine::session::Session;
 use serde_json::{Value, json};
 
 const GREEDY_TOKENS: usize = 32;
@@ -97,9 +97,9 @@ fn config() -> Value {
     })
 }
 
-fn next_row(decoder: &Decoder, tokens: &[u32], cache: &mut SequenceCache) -> Vec<f32> {
-    let logits = decoder.forward(&mut [Chunk { tokens, cache }], LogitRows::Last).unwrap();
-    logits.squeeze(0).unwrap().to_vec1().unwrap()
+fn load(path: &Path) -> Arc<Model> {
+    let pool = Arc::new(Pool::of_machine().unwrap());
+    Arc::new(Model::load(path, &pool).unwrap())
 }
 
 /// On the same dequantized weights the reference and the engine agree. The engine on the file as it is differs from both
@@ -117,16 +117,16 @@ fn logits_and_greedy_tokens_are_those_of_candle_transformers() {
         "type": "WordLevel", "vocab": { "<unk>": 0 }, "unk_token": "<unk>",
     }});
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let exact = Model::load(folder.path()).unwrap().decoder;
+    let exact = load(folder.path());
     let settings: gemma3::Config = serde_json::from_value(config()).unwrap();
     let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let mut reference = gemma3::Model::new(false, &settings, weights).unwrap();
-    let quantized = Model::load(&path()).unwrap();
+    let quantized = load(&path());
 
     let mut tokens = quantized.tokenizer.encode("The sea at night is").unwrap();
     let capacity = tokens.len() + GREEDY_TOKENS;
-    let mut exact_cache = SequenceCache::new(exact.description(), capacity).unwrap();
-    let mut quantized_cache = SequenceCache::new(exact.description(), capacity).unwrap();
+    let mut exact = Session::new(&exact, capacity);
+    let mut rounding = Session::new(&quantized, capacity);
     let mut position = 0;
     for step in 0..GREEDY_TOKENS {
         let mut theirs = Vec::new();
@@ -137,11 +137,11 @@ fn logits_and_greedy_tokens_are_those_of_candle_transformers() {
             theirs = logits.flatten_all().unwrap().to_vec1().unwrap();
             position += 1;
         }
-        let ours = next_row(&exact, &tokens, &mut exact_cache);
-        let agreement = cosine(&ours, &theirs);
+        let ours = exact.next(&tokens).unwrap();
+        let agreement = cosine(ours, &theirs);
         assert!(agreement >= LEAST_COSINE, "step {step}: cosine {agreement}");
-        assert_eq!(likeliest(&ours), likeliest(&theirs), "step {step}");
-        let rounded = cosine(&next_row(&quantized.decoder, &tokens, &mut quantized_cache), &theirs);
+        assert_eq!(likeliest(ours), likeliest(&theirs), "step {step}");
+        let rounded = cosine(rounding.next(&tokens).unwrap(), &theirs);
         assert!(rounded >= LEAST_QUANTIZED_COSINE, "step {step}: cosine {rounded}");
         tokens = vec![likeliest(&theirs)];
     }
@@ -150,7 +150,7 @@ fn logits_and_greedy_tokens_are_those_of_candle_transformers() {
 #[test]
 #[ignore = "needs a file of 241 MiB: tests/fetch-gemma && cargo test -- --ignored"]
 fn it_knows_a_capital() {
-    let model = Arc::new(Model::load(&path()).unwrap());
+    let model = load(&path());
     let engine = Engine::start("gemma", Arc::clone(&model), EngineOptions::default()).unwrap();
     let (sender, events) = mpsc::channel();
     let request = GenerationRequest {
@@ -159,6 +159,7 @@ fn it_knows_a_capital() {
         sampling: SamplingOptions::greedy(),
         stops: Vec::new(),
         priority: Priority::Interactive,
+        fairness_key: 0,
     };
     let sink =
         Box::new(move |event| if sender.send(event).is_ok() { Listener::Present } else { Listener::Gone });

@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{gemma3, llama, qwen2, qwen3};
-use llmdeck_engine::cache::SequenceCache;
-use llmdeck_engine::decoder::{Chunk, LogitRows};
+use llmdeck_engine::Pool;
 use llmdeck_engine::model::Model;
+use llmdeck_engine::session::Session;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -118,17 +119,16 @@ fn likeliest(row: &[f32]) -> u32 {
 
 /// Feeds both the prompt and then the reference's greedy tokens.
 fn compare(name: &str, folder: &Path, mut reference: impl FnMut(&[u32], usize) -> Result<Tensor>) {
-    let model = Model::load(folder).unwrap();
-    let mut cache = SequenceCache::new(model.decoder.description(), PROMPT.len() + GREEDY_TOKENS).unwrap();
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let model = Arc::new(Model::load(folder, &pool).unwrap());
+    let mut session = Session::new(&model, PROMPT.len() + GREEDY_TOKENS);
     let (mut tokens, mut position) = (PROMPT.to_vec(), 0);
     for step in 0..GREEDY_TOKENS {
         let theirs = reference(&tokens, position).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let chunk = Chunk { tokens: &tokens, cache: &mut cache };
-        let ours = model.decoder.forward(&mut [chunk], LogitRows::Last).unwrap();
-        let ours = ours.squeeze(0).unwrap().to_vec1::<f32>().unwrap();
-        let agreement = cosine(&ours, &theirs);
+        let ours = session.next(&tokens).unwrap();
+        let agreement = cosine(ours, &theirs);
         assert!(agreement >= LEAST_COSINE, "{name}, step {step}: cosine {agreement}");
-        assert_eq!(likeliest(&ours), likeliest(&theirs), "{name}, step {step}");
+        assert_eq!(likeliest(ours), likeliest(&theirs), "{name}, step {step}");
         position += tokens.len();
         tokens = vec![likeliest(&theirs)];
     }

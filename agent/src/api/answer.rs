@@ -91,6 +91,7 @@ pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Respo
         sampling: checked.sampling,
         stops: checked.stops,
         priority: Priority::Interactive,
+        fairness_key: checked.fairness_key,
     };
     let generation = Generation::start(deployment, admitted, envelope.id.clone(), request, json_asked)
         .map_err(|error| ApiError::of_engine(&error, W::PROMPT_FIELD))?;

@@ -1,6 +1,7 @@
 //! The fields that chat and completions share, checked before anything is computed.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use llmdeck_engine::sampling::SamplingOptions;
 use serde::Deserialize;
@@ -60,6 +61,10 @@ pub(super) struct Parameters {
     logit_bias: Option<HashMap<String, f32>>,
     #[serde(default)]
     n: Option<i64>,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    safety_identifier: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +83,8 @@ enum Stop {
 /// What the checked fields ask for.
 #[derive(Debug)]
 pub(super) struct Checked {
+    /// Whose request it is.
+    pub(super) fairness_key: u64,
     pub(super) sampling: SamplingOptions,
     pub(super) stops: Vec<String>,
     /// `None` means the deployment's default.
@@ -111,13 +118,22 @@ impl Parameters {
             logit_bias: biases(self.logit_bias.unwrap_or_default())?,
             top_logprobs: None,
         };
+        let user = self.safety_identifier.or(self.user);
         Ok(Checked {
+            fairness_key: user.map_or(0, fairness_key),
             sampling,
             stops: stops(self.stop)?,
             max_tokens: self.max_tokens.map(|tokens| at_least_one("max_tokens", tokens)).transpose()?,
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
         })
     }
+}
+
+/// Requests of one end user count together.
+fn fairness_key(user: String) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    user.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A count of tokens.

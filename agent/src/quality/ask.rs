@@ -48,6 +48,7 @@ pub async fn ask(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<Str
         sampling: SamplingOptions::greedy(),
         stops: Vec::new(),
         priority: Priority::Background,
+        fairness_key: 0,
     };
     let (sender, mut events) = mpsc::channel(max_tokens.min(engine.max_sequence_tokens()) + 3);
     let sink = Box::new(move |event| match sender.try_send(event) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llmdeck_engine::Pool;
 use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::{
@@ -38,6 +39,8 @@ pub struct RolloutSettings {
     pub golden_floor: Option<f64>,
     /// For the engines of its revisions.
     pub engine: EngineOptions,
+    /// The threads that compute, shared by all deployments.
+    pub pool: Arc<Pool>,
     /// How long the old revision's requests are waited for before the rollout counts as done; they go on after it.
     pub drain: Duration,
 }

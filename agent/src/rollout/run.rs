@@ -195,8 +195,8 @@ pub(super) async fn load(
     mut progress: impl FnMut(f64) + Send + 'static,
 ) -> Result<Arc<LiveRevision>, StepError> {
     let (name, spec, options) = (deployment.to_owned(), target.clone(), settings.engine);
-    let registry = Arc::clone(&controller.registry);
-    let work = move || LiveRevision::load(&name, spec, options, &registry, &mut progress);
+    let (pool, registry) = (Arc::clone(&settings.pool), Arc::clone(&controller.registry));
+    let work = move || LiveRevision::load(&name, spec, options, &pool, &registry, &mut progress);
     let loaded = tokio::task::spawn_blocking(work).await;
     Ok(Arc::new(loaded.map_err(|_| StepError::Panicked)??))
 }

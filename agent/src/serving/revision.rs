@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use llmdeck_engine::EngineError;
+use llmdeck_engine::Pool;
 use llmdeck_engine::engine::{Engine, EngineOptions};
 use llmdeck_engine::model::Model;
 use tokio::sync::Notify;
@@ -61,6 +62,7 @@ impl LiveRevision {
         deployment: &str,
         spec: RevisionRow,
         options: EngineOptions,
+        pool: &Arc<Pool>,
         registry: &Registry,
         progress: &mut dyn FnMut(f64),
     ) -> Result<Self, LoadError> {
@@ -70,7 +72,7 @@ impl LiveRevision {
         if found != spec.digest {
             return Err(LoadError::Changed { path, revision, found, expected: spec.digest });
         }
-        let model = Arc::new(Model::load_telling(&path, progress)?);
+        let model = Arc::new(Model::load_telling(&path, pool, progress)?);
         let engine = Engine::start(&revision, model, options)?;
         Ok(Self {
             spec,

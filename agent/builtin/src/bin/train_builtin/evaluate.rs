@@ -1,9 +1,10 @@
+use std::sync::Arc;
+
 use color_eyre::eyre::{Result, eyre};
 use llmdeck_builtin::skills::{Example, Skill, Split};
-use llmdeck_engine::cache::SequenceCache;
 use llmdeck_engine::chat_template::Message;
-use llmdeck_engine::decoder::{Chunk, LogitRows};
 use llmdeck_engine::model::Model;
+use llmdeck_engine::session::Session;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Map, Value, json};
@@ -13,7 +14,7 @@ const MOST_TOKENS: usize = 48;
 const SEED: u64 = 99;
 
 /// Share of held-out prompts answered to the letter, by skill and in all, greedily.
-pub(crate) fn exact_match(model: &Model, per_skill: usize) -> Result<Value> {
+pub(crate) fn exact_match(model: &Arc<Model>, per_skill: usize) -> Result<Value> {
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut by_skill = Map::new();
     let mut total = 0;
@@ -30,16 +31,15 @@ pub(crate) fn exact_match(model: &Model, per_skill: usize) -> Result<Value> {
     Ok(Value::Object(by_skill))
 }
 
-fn answer(model: &Model, example: &Example) -> Result<String> {
+fn answer(model: &Arc<Model>, example: &Example) -> Result<String> {
     let template = model.chat_template.as_ref().ok_or_else(|| eyre!("the model has no chat template"))?;
     let prompt = template.render(&[Message { role: "user".into(), content: example.prompt.clone() }])?;
     let mut tokens = model.tokenizer.encode(&prompt)?;
-    let mut cache = SequenceCache::new(model.decoder.description(), tokens.len() + MOST_TOKENS)?;
+    let mut session = Session::new(model, tokens.len() + MOST_TOKENS);
     let mut answer = Vec::new();
     while answer.len() < MOST_TOKENS {
-        let logits =
-            model.decoder.forward(&mut [Chunk { tokens: &tokens, cache: &mut cache }], LogitRows::Last)?;
-        let next = logits.squeeze(0)?.argmax(0)?.to_scalar::<u32>()?;
+        let logits = session.next(&tokens).map_err(|_| eyre!("the session is too short"))?;
+        let next = (0u32..).zip(&*logits).max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(token, _)| token);
         if model.tokenizer.is_end(next) {
             break;
         }

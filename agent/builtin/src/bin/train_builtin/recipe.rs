@@ -1,9 +1,11 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use color_eyre::eyre::{Result, eyre};
 use llmdeck_builtin::skills::{Skill, Split};
 use llmdeck_builtin::vocabulary;
+use llmdeck_engine::Pool;
 use llmdeck_engine::chat_template::{ChatTemplate, Message};
 use llmdeck_engine::description::{
     Activation, DecoderDescription, Family, NormWeight, RopeLayout, RopeScaling,
@@ -92,7 +94,8 @@ pub(crate) fn run(recipe: &Recipe) -> Result<()> {
     // The tokenizer is read back through a file, as the agent reads it.
     let untrained = recipe.out.join("untrained.gguf");
     write::model(&decoder, "untrained", &untrained)?;
-    let Model { tokenizer, chat_template, .. } = Model::load(&untrained)?;
+    let pool = Arc::new(Pool::of_machine()?);
+    let Model { tokenizer, chat_template, .. } = Model::load(&untrained, &pool)?;
     std::fs::remove_file(&untrained)?;
     let template = chat_template.ok_or_else(|| eyre!("the chat template was not written"))?;
     let variables = decoder.variables().map(|(_, variable)| variable.clone()).collect();
@@ -174,7 +177,8 @@ impl Run<'_> {
     fn checkpoint(&mut self, name: &str, per_skill: usize) -> Result<Value> {
         let path = self.recipe.out.join(format!("{name}.gguf"));
         write::model(&self.decoder, name, &path)?;
-        let exact_match = evaluate::exact_match(&Model::load(&path)?, per_skill)?;
+        let exact_match =
+            evaluate::exact_match(&Arc::new(Model::load(&path, &Arc::new(Pool::of_machine()?))?), per_skill)?;
         println!("step {} {name} {exact_match}", self.step);
         let entry = json!({ "step": self.step, "checkpoint": name, "exact_match": exact_match });
         self.log.push(entry.clone());

@@ -6,7 +6,7 @@ use crate::exp::exp;
 /// Less than any score, yet a number, so that a row that has seen nothing takes part without a special case.
 const NOTHING_SEEN: f32 = -1e30;
 
-/// Writes `[task.count, head_dim]`.
+/// Writes `[task.count, padded head_dim]`.
 pub(super) fn run(
     isa: Isa,
     store: &KeyValueStore,
@@ -66,7 +66,7 @@ fn tile<V: Vector, const R: usize>(
     task: Task<'_>,
     out: &mut [f32],
 ) {
-    let dim = store.head_dim();
+    let (dim, padded) = (store.head_dim(), store.padded_dim());
     let group = heads.query / store.kv_heads();
     let mut rows: [&[f32]; R] = [&[]; R];
     // What each row sees: from, to.
@@ -109,23 +109,23 @@ fn tile<V: Vector, const R: usize>(
         // Places outside of what is seen may hold anything, even what is not a number.
         let tokens =
             first.saturating_sub(block * BLOCK_TOKENS)..(last + 1 - block * BLOCK_TOKENS).min(BLOCK_TOKENS);
-        for lane in (0..dim).step_by(BLOCK_TOKENS) {
+        for lane in (0..padded).step_by(BLOCK_TOKENS) {
             let mut sums = [V::splat(0.0); R];
             for row in 0..R {
-                sums[row] = V::load(&out[row * dim + lane..]).multiply(V::splat(shrink[row]));
+                sums[row] = V::load(&out[row * padded + lane..]).multiply(V::splat(shrink[row]));
             }
             for token in tokens.clone() {
-                let value = V::load_halves(&values[token * dim + lane..]);
+                let value = V::load_halves(&values[token * padded + lane..]);
                 for row in 0..R {
                     sums[row] = value.fused(V::splat(weights[row][token]), sums[row]);
                 }
             }
             for row in 0..R {
-                out[row * dim + lane..][..BLOCK_TOKENS].copy_from_slice(&sums[row].to_array());
+                out[row * padded + lane..][..BLOCK_TOKENS].copy_from_slice(&sums[row].to_array());
             }
         }
     }
-    for (out, total) in out.chunks_exact_mut(dim).zip(totals) {
+    for (out, total) in out.chunks_exact_mut(padded).zip(totals) {
         let total: f32 = total.to_array().iter().sum();
         out.iter_mut().for_each(|number| *number /= total);
     }

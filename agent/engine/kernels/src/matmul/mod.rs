@@ -10,6 +10,9 @@ use crate::matrix::Output;
 use crate::pool::SendPointer;
 use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
 
+/// Products below which one thread is quicker than several.
+const LEAST_SHARED_PRODUCTS: usize = 1 << 18;
+
 /// A matrix and where its results go.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
@@ -42,7 +45,12 @@ pub(crate) fn matmul_with(
         assert!(product.column + product.matrix.rows() <= out_columns, "the output is too narrow");
     }
     let panels: usize = products.iter().map(|product| product.matrix.panels()).sum();
-    let panels_a_task = (panels / (pool.threads() * 6)).clamp(1, 64);
+    let products_in_all = rows.count() * panels * PANEL_ROWS * rows.columns();
+    let panels_a_task = if products_in_all < LEAST_SHARED_PRODUCTS {
+        panels.max(1)
+    } else {
+        (panels / (pool.threads() * 6)).clamp(1, 64)
+    };
     let tasks: Vec<(Product<'_>, usize)> = products
         .iter()
         .flat_map(|product| {
@@ -50,13 +58,15 @@ pub(crate) fn matmul_with(
         })
         .collect();
     let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
-    pool.run(tasks.len(), |index| {
+    let whole = panels_a_task == panels.max(1);
+    let each = |index: usize| {
         let (product, first) = tasks[index];
         let last = (first + panels_a_task).min(product.matrix.panels());
         for panel in first..last {
             multiply_panel(isa, rows, product, panel, &output);
         }
-    });
+    };
+    if whole { (0..tasks.len()).for_each(each) } else { pool.run(tasks.len(), each) }
 }
 
 /// Results of a few rows and a panel.

@@ -1,0 +1,73 @@
+//! Our engine and llama.cpp on one file, taken in turns: load, prefill, decode of several sequences, memory.
+
+mod measure;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::Parser;
+use color_eyre::eyre::{Result, WrapErr, eyre};
+use measure::Measurement;
+
+/// Compares the engine with llama.cpp: `tests/fetch-gemma && benches/llama-cpp/install` first.
+#[derive(Parser)]
+struct Arguments {
+    /// The file that both run.
+    #[arg(long, default_value = "target/gemma/gemma-3-270m-q4_k_m.gguf")]
+    model: PathBuf,
+    /// Threads that each may use; all of the machine where it is absent.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// How often each is measured; medians are shown.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Python with llama-cpp-python.
+    #[arg(long, default_value = "target/llama-cpp/bin/python")]
+    python: PathBuf,
+    /// Only our engine, once, as JSON.
+    #[arg(long)]
+    alone: bool,
+}
+
+fn main() -> Result<()> {
+    color_eyre::install()?;
+    let arguments = Arguments::parse();
+    let threads = match arguments.threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism()?.get(),
+    };
+    if arguments.alone {
+        println!("{}", serde_json::to_string(&measure::ours(&arguments.model, threads)?)?);
+        return Ok(());
+    }
+    let this = std::env::current_exe()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("llama-cpp/measure.py");
+    let count = threads.to_string();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.rounds {
+        // Each in a process of its own, so that its memory is its own.
+        let own = Command::new(&this)
+            .args(["--alone", "--threads", &count, "--model"])
+            .arg(&arguments.model)
+            .output();
+        ours.push(read("our engine", own)?);
+        let peer = Command::new(&arguments.python)
+            .arg(&script)
+            .arg(&arguments.model)
+            .arg(&count)
+            .stderr(Stdio::null())
+            .output();
+        theirs.push(read("llama.cpp (benches/llama-cpp/install builds it)", peer)?);
+    }
+    print!("{}", table::render(&ours, &theirs));
+    Ok(())
+}
+
+fn read(who: &str, output: std::io::Result<std::process::Output>) -> Result<Measurement> {
+    let output = output.wrap_err_with(|| format!("{who} could not be started"))?;
+    if !output.status.success() {
+        return Err(eyre!("{who} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
+    }
+    serde_json::from_slice(&output.stdout).wrap_err_with(|| format!("{who} printed no measurement"))
+}

@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use color_eyre::eyre::{Result, eyre};
+use llmdeck_engine::Pool;
+use llmdeck_engine::blocks::{BlockPool, SequenceBlocks};
+use llmdeck_engine::decoder::{Chunk, Scratch};
+use llmdeck_engine::model::Model;
+use serde::{Deserialize, Serialize};
+
+const PROMPTS: [usize; 2] = [128, 512];
+const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
+const WARM: usize = 8;
+const STEPS: usize = 32;
+const REPEATS: usize = 3;
+
+/// What one process measured.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Measurement {
+    /// From the start of loading to ready.
+    pub(crate) load_s: f64,
+    /// Tokens a second, by length of the prompt.
+    pub(crate) prefill: BTreeMap<usize, f64>,
+    /// Tokens a second of all sequences together, by their number.
+    pub(crate) decode: BTreeMap<usize, f64>,
+    /// Peak resident memory.
+    pub(crate) peak_bytes: f64,
+}
+
+struct Run {
+    model: Arc<Model>,
+    pool: BlockPool,
+    store: llmdeck_kernels::attention::KeyValueStore,
+    sequences: Vec<SequenceBlocks>,
+    scratch: Scratch,
+}
+
+impl Run {
+    fn new(model: &Arc<Model>, sequences: usize, tokens: usize) -> Self {
+        let windows = model.decoder.description().windows();
+        let blocks = sequences * BlockPool::most_for(&windows, tokens, tokens);
+        Self {
+            pool: BlockPool::new(blocks, windows),
+            store: model.decoder.store(blocks),
+            sequences: (0..sequences).map(|_| SequenceBlocks::default()).collect(),
+            scratch: Scratch::default(),
+            model: Arc::clone(model),
+        }
+    }
+
+    /// Runs these tokens of each sequence; logits of each one's last.
+    fn step(&mut self, tokens: &[Vec<u32>]) -> Result<()> {
+        for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {
+            self.pool.grow(blocks, tokens.len()).map_err(|_| eyre!("too few blocks"))?;
+        }
+        let chunks: Vec<Chunk<'_>> = self
+            .sequences
+            .iter()
+            .zip(tokens)
+            .map(|(blocks, tokens)| Chunk { tokens, blocks, logit_rows: 1 })
+            .collect();
+        self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);
+        for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {
+            self.pool.advance(blocks, tokens);
+        }
+        Ok(())
+    }
+}
+
+/// Measures our engine in this process.
+pub(crate) fn ours(path: &Path, threads: usize) -> Result<Measurement> {
+    let began = Instant::now();
+    let pool = Arc::new(Pool::new(threads)?);
+    let model = Arc::new(Model::load(path, &pool)?);
+    let load_s = began.elapsed().as_secs_f64();
+    let token = |position: usize, sequence: usize| 1_000 + ((position * 31 + sequence * 7) % 4_000) as u32;
+    let mut prefill = BTreeMap::new();
+    for length in PROMPTS {
+        let prompt: Vec<u32> = (0..length).map(|position| token(position, 0)).collect();
+        let rates = repeated(|| {
+            let mut run = Run::new(&model, 1, length);
+            let began = Instant::now();
+            run.step(std::slice::from_ref(&prompt))?;
+            Ok(length as f64 / began.elapsed().as_secs_f64())
+        })?;
+        prefill.insert(length, rates);
+    }
+    let mut decode = BTreeMap::new();
+    for sequences in BATCHES {
+        let mut run = Run::new(&model, sequences, WARM + REPEATS * STEPS);
+        let mut position = 0;
+        let mut step = || {
+            position += 1;
+            run.step(&(0..sequences).map(|sequence| vec![token(position, sequence)]).collect::<Vec<_>>())
+        };
+        (0..WARM).try_for_each(|_| step())?;
+        let rate = repeated(|| {
+            let began = Instant::now();
+            (0..STEPS).try_for_each(|_| step())?;
+            Ok((STEPS * sequences) as f64 / began.elapsed().as_secs_f64())
+        })?;
+        decode.insert(sequences, rate);
+    }
+    Ok(Measurement { load_s, prefill, decode, peak_bytes: peak_bytes()? })
+}
+
+fn repeated(mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let rates = (0..REPEATS).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+    Ok(median(rates))
+}
+
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn peak_bytes() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: f64 = line
+        .and_then(|line| line.trim().strip_suffix("kB"))
+        .ok_or_else(|| eyre!("/proc/self/status has no VmHWM"))?
+        .trim()
+        .parse()?;
+    Ok(kib * 1_024.0)
+}
