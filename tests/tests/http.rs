@@ -125,7 +125,7 @@ async fn a_full_queue_turns_away_with_the_time_to_come_back() {
     let agent = AgentProcess::start(&format!("{ASSISTANT}max_concurrent = 1\nqueue_limit = 1\n"));
     agent.ready().await;
     let client = agent.client("assistant");
-    let asked = (0..24).map(|_| {
+    let asked = (0..200).map(|_| {
         let client = client.clone();
         tokio::spawn(async move { client.ask("sum of 1 and 50?").await })
     });
@@ -211,7 +211,7 @@ async fn what_takes_longer_than_it_may_is_ended_with_504() {
         "model": "assistant", "prompt": "7", "max_tokens": 480, "temperature": 0, "logit_bias": { "20": 100 },
     })
     .to_string();
-    let asked = (0..24).map(|_| {
+    let asked = (0..200).map(|_| {
         let (agent, body) = (Arc::clone(&agent), body.clone());
         tokio::task::spawn_blocking(move || send(&agent, "POST", "/v1/completions", &body))
     });
