@@ -29,9 +29,6 @@ suite = "assistant-suite"
 golden_every_s = 3600
 "#;
 
-/// Tests run beside each other, and the built-in model is too small for threads that wait for each other to pay.
-pub const ONE_THREAD: (&str, &str) = ("CANDLE_NUM_THREADS", "1");
-
 /// A running agent and the folder that it lives in; killed when dropped.
 pub struct AgentProcess {
     child: Child,
@@ -141,7 +138,6 @@ fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, mps
         .arg("--listen")
         .arg(folder.join("agent.sock"))
         .env("RUST_LOG", "info")
-        .env(ONE_THREAD.0, ONE_THREAD.1)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stderr(Stdio::piped())
         .spawn()

@@ -7,7 +7,7 @@ mod pty;
 
 use std::time::{Duration, Instant};
 
-pub use agent::{ASSISTANT, AgentProcess, ONE_THREAD, change, context, traffic};
+pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
 pub use http::{Response, raw, send};
 pub use pty::Console;

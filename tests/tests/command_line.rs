@@ -2,12 +2,12 @@
 
 use std::process::{Command, Output, Stdio};
 
-use llmdeck_tests::{ASSISTANT, AgentProcess, ONE_THREAD, binaries};
+use llmdeck_tests::{ASSISTANT, AgentProcess, binaries};
 use serde_json::Value;
 
 fn llmdeck(arguments: &[&str]) -> Output {
     let mut command = Command::new(&binaries().console);
-    command.args(arguments).env(ONE_THREAD.0, ONE_THREAD.1).stdin(Stdio::null()).output().unwrap()
+    command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 fn json(output: &Output) -> Value {

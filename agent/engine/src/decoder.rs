@@ -78,7 +78,7 @@ impl Decoder {
     /// The first tensor that is missing or has another shape.
     pub fn load(
         description: DecoderDescription,
-        weights: &Weights,
+        weights: &Weights<'_>,
         pool: &Arc<Pool>,
         progress: &mut dyn FnMut(f64),
     ) -> Result<Self, EngineError> {
@@ -220,7 +220,11 @@ struct Place {
 }
 
 impl Layer {
-    fn load(description: &DecoderDescription, weights: &Weights, layer: usize) -> Result<Self, EngineError> {
+    fn load(
+        description: &DecoderDescription,
+        weights: &Weights<'_>,
+        layer: usize,
+    ) -> Result<Self, EngineError> {
         let role = |part| TensorRole::Layer(layer, part);
         let (width, ffn) = (description.width, description.ffn_width);
         let (q, kv) = (description.heads * description.head_dim, description.kv_heads * description.head_dim);

@@ -65,12 +65,19 @@ impl Model {
             EngineError::malformed(path, format!("is not a GGUF file this engine can read: {error}"))
         })?;
         let description = gguf_metadata::description(path, &content)?;
-        let tokenizer = Tokenizer::from_gguf(path, &content)?;
+        let weights = Weights::gguf(path, reader.into_inner(), &content, pool);
+        // Large vocabularies take as long as the weights: one thread reads them beside those that read the matrices.
+        let (tokenizer, decoder) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::from_gguf(path, &content));
+            let decoder = Decoder::load(description, &weights, pool, progress);
+            (tokenizer.join(), decoder)
+        });
+        let panicked =
+            |_| EngineError::malformed(path, "its tokenizer could not be read; the log has the panic");
+        let (tokenizer, decoder) = (tokenizer.map_err(panicked)??, decoder?);
         let chat_template = gguf_metadata::string(&content, "tokenizer.chat_template")
             .map(|source| ChatTemplate::new(source.to_owned(), tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
-        let weights = Weights::gguf(path, reader.into_inner(), content, pool);
-        let decoder = Decoder::load(description, &weights, pool, progress)?;
         Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool: Arc::clone(pool) })
     }
 

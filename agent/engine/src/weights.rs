@@ -22,13 +22,13 @@ use crate::description::{DecoderDescription, Family, NormWeight, TensorRole};
 const MOST_HEADER_BYTES: u64 = 100_000_000;
 
 /// Reads the tensors that a description asks for, each checked against its shape.
-pub struct Weights {
-    source: Source,
+pub struct Weights<'a> {
+    source: Source<'a>,
     pool: Arc<Pool>,
 }
 
-enum Source {
-    Gguf { file: TensorFile, content: Box<Content> },
+enum Source<'a> {
+    Gguf { file: TensorFile, content: &'a Content },
     Safetensors { shards: Vec<TensorFile>, tensors: HashMap<String, StoredTensor> },
 }
 
@@ -52,11 +52,11 @@ struct Place<'a> {
     format: WeightFormat,
 }
 
-impl Weights {
+impl<'a> Weights<'a> {
     /// The tensors of a GGUF file whose header was read.
-    pub fn gguf(path: &Path, file: File, content: Content, pool: &Arc<Pool>) -> Self {
+    pub fn gguf(path: &Path, file: File, content: &'a Content, pool: &Arc<Pool>) -> Self {
         let file = TensorFile { path: path.to_owned(), file };
-        Self { source: Source::Gguf { file, content: Box::new(content) }, pool: Arc::clone(pool) }
+        Self { source: Source::Gguf { file, content }, pool: Arc::clone(pool) }
     }
 
     /// The tensors of every `*.safetensors` of a folder.

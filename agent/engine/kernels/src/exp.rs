@@ -4,7 +4,8 @@
 /// Method: `x = n ln 2 + r`, a polynomial in `r` (coefficients of Cephes' `expf`), and `2^n` by its bits.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    // In few bits, so that its multiples by whole numbers are exact.
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.3, 88.3);
     // Adding and taking off 1.5 * 2^23 rounds to the nearest whole number.

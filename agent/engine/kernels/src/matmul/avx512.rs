@@ -215,6 +215,7 @@ unsafe fn scales_of<const F: u8>(unit: *const Line, block: usize, half: usize) -
 
 /// # Safety
 /// Rows `row` to `row + M` exist.
+#[allow(clippy::needless_range_loop, reason = "constant bounds are what the compiler unrolls")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn floating<const F: u8, const M: usize>(panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
     let columns = rows.columns();
