@@ -24,7 +24,6 @@ use serde_json::{Value, json};
 
 const GREEDY_TOKENS: usize = 32;
 const LEAST_COSINE: f64 = 0.999;
-const LEAST_QUANTIZED_COSINE: f64 = 0.995;
 
 fn path() -> PathBuf {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -102,8 +101,8 @@ fn load(path: &Path) -> Arc<Model> {
     Arc::new(Model::load(path, &pool).unwrap())
 }
 
-/// On the same dequantized weights the reference and the engine agree. The engine on the file as it is differs from both
-/// by what rounding activations to eight bits costs. (`quantized_gemma3` is no reference: it applies SiLU where Gemma 3
+/// The engine agrees with the reference on the same dequantized weights; and its logits agree on the file as it is, where
+/// it rounds activations to eight bits. (`quantized_gemma3` is no reference: it applies SiLU where Gemma 3
 /// has GELU.)
 #[test]
 #[ignore = "needs a file of 241 MiB: tests/fetch-gemma && cargo test -- --ignored"]
@@ -141,8 +140,8 @@ fn logits_and_greedy_tokens_are_those_of_candle_transformers() {
         let agreement = cosine(ours, &theirs);
         assert!(agreement >= LEAST_COSINE, "step {step}: cosine {agreement}");
         assert_eq!(likeliest(ours), likeliest(&theirs), "step {step}");
-        let rounded = cosine(rounding.next(&tokens).unwrap(), &theirs);
-        assert!(rounded >= LEAST_QUANTIZED_COSINE, "step {step}: cosine {rounded}");
+        let agreement = cosine(rounding.next(&tokens).unwrap(), &theirs);
+        assert!(agreement >= LEAST_COSINE, "step {step}, quantized: cosine {agreement}");
         tokens = vec![likeliest(&theirs)];
     }
 }
