@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,12 +19,19 @@ const REVISION_HEADER: &str = "x-llmdeck-revision";
 
 /// Speaks to one server over connections that are kept.
 #[derive(Clone)]
-pub struct ChatClient {
+pub struct StreamClient {
     client: Client<HttpConnector, Full<Bytes>>,
     uri: Uri,
+    authorization: Option<HeaderValue>,
+    patience: Duration,
+}
+
+/// Asks one server and model, greedily.
+#[derive(Clone)]
+pub struct ChatClient {
+    client: StreamClient,
     model: String,
     max_tokens: u32,
-    patience: Duration,
 }
 
 /// Why a request failed.
@@ -56,6 +64,30 @@ pub enum ChatError {
     TooLong(Duration),
 }
 
+impl ChatError {
+    /// A few words that tell kinds of failure apart, without what is particular to one request.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Url { .. } => "address".into(),
+            Self::Status { status, .. } => format!("status {status}"),
+            Self::Broken(_) => "connection".into(),
+            Self::Unfinished => "unfinished".into(),
+            Self::TooLong(_) => "timeout".into(),
+        }
+    }
+}
+
+/// Tokens as the server counted them.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// Of the answer.
+    #[serde(default)]
+    pub completion_tokens: u64,
+}
+
 /// A whole answer.
 #[derive(Clone, Debug)]
 pub struct ChatOutcome {
@@ -67,6 +99,8 @@ pub struct ChatOutcome {
     pub tokens: Vec<Instant>,
     /// When the stream ended.
     pub ended: Instant,
+    /// Where the server tells.
+    pub usage: Option<Usage>,
 }
 
 #[derive(Deserialize)]
@@ -75,16 +109,23 @@ struct Chunk {
     choices: Vec<Choice>,
     #[serde(default)]
     error: Option<serde_json::Value>,
+    #[serde(default)]
+    usage: Option<Usage>,
 }
 
 #[derive(Deserialize)]
 struct Choice {
+    /// Of a chat.
+    #[serde(default)]
     delta: Delta,
+    /// Of a completion.
+    #[serde(default)]
+    text: Option<String>,
     #[serde(default)]
     finish_reason: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Delta {
     #[serde(default)]
     content: Option<String>,
@@ -96,13 +137,8 @@ impl ChatClient {
     /// # Errors
     /// When that is no URL.
     pub fn new(server: &str, model: &str, max_tokens: u32, patience: Duration) -> Result<Self, ChatError> {
-        let url = format!("{}/v1/chat/completions", server.trim_end_matches('/'));
-        let uri: Uri =
-            url.parse().map_err(|error| ChatError::Url { url: url.clone(), reason: format!("{error}") })?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { client, uri, model: model.to_owned(), max_tokens, patience })
+        let client = StreamClient::new(server, "/v1/chat/completions", None, patience)?;
+        Ok(Self { client, model: model.to_owned(), max_tokens })
     }
 
     /// Asks, greedily and streamed.
@@ -110,19 +146,58 @@ impl ChatClient {
     /// # Errors
     /// When no whole answer came.
     pub async fn ask(&self, prompt: &str) -> Result<ChatOutcome, ChatError> {
-        let end = Instant::now() + self.patience;
-        timeout_at(end, self.stream(prompt)).await.unwrap_or(Err(ChatError::TooLong(self.patience)))
-    }
-
-    async fn stream(&self, prompt: &str) -> Result<ChatOutcome, ChatError> {
         let body = json!({
             "model": self.model, "stream": true, "temperature": 0, "max_tokens": self.max_tokens,
             "messages": [{ "role": "user", "content": prompt }],
         });
-        let request = Request::post(self.uri.clone())
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|error| ChatError::Broken(error.to_string()))?;
+        self.client.ask(body.to_string().into()).await
+    }
+}
+
+impl StreamClient {
+    /// For a server such as `http://127.0.0.1:8080` and a path on it. `key` goes into the authorization header and
+    /// nowhere else.
+    ///
+    /// # Errors
+    /// When the address is no URL, or the key cannot be sent.
+    pub fn new(server: &str, path: &str, key: Option<&str>, patience: Duration) -> Result<Self, ChatError> {
+        let url = format!("{}{path}", server.trim_end_matches('/'));
+        let refused = |reason: String| ChatError::Url { url: url.clone(), reason };
+        let uri: Uri = url.parse().map_err(|error| refused(format!("{error}")))?;
+        if uri.scheme_str() != Some("http") || uri.host().is_none() {
+            return Err(refused("it must be http://HOST:PORT; put a proxy in front of one that speaks TLS".into()));
+        }
+        let authorization = key
+            .map(|key| {
+                let value = HeaderValue::try_from(format!("Bearer {key}"));
+                value.map(|mut value| {
+                    value.set_sensitive(true);
+                    value
+                })
+            })
+            .transpose()
+            .map_err(|_| refused("its key has characters that a header may not have".into()))?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { client, uri, authorization, patience })
+    }
+
+    /// Sends a body that asks for a stream, and reads the answer to its end.
+    ///
+    /// # Errors
+    /// When no whole answer came.
+    pub async fn ask(&self, body: Bytes) -> Result<ChatOutcome, ChatError> {
+        let end = Instant::now() + self.patience;
+        timeout_at(end, self.stream(body)).await.unwrap_or(Err(ChatError::TooLong(self.patience)))
+    }
+
+    async fn stream(&self, body: Bytes) -> Result<ChatOutcome, ChatError> {
+        let mut request = Request::post(self.uri.clone()).header(header::CONTENT_TYPE, "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| ChatError::Broken(error.to_string()))?;
         let response =
             self.client.request(request).await.map_err(|error| ChatError::Broken(innermost(&error)))?;
         let status = response.status();
@@ -151,7 +226,13 @@ impl ChatClient {
         if !answer.finished {
             return Err(ChatError::Unfinished);
         }
-        Ok(ChatOutcome { text: answer.text, revision, tokens: answer.tokens, ended: Instant::now() })
+        Ok(ChatOutcome {
+            text: answer.text,
+            revision,
+            tokens: answer.tokens,
+            ended: Instant::now(),
+            usage: answer.usage,
+        })
     }
 }
 
@@ -160,6 +241,7 @@ struct Answer {
     text: String,
     tokens: Vec<Instant>,
     finished: bool,
+    usage: Option<Usage>,
 }
 
 impl Answer {
@@ -177,8 +259,9 @@ impl Answer {
                 error["message"].as_str().unwrap_or("an error without words").to_owned(),
             ));
         }
+        self.usage = chunk.usage.or(self.usage);
         for choice in chunk.choices {
-            if let Some(content) = choice.delta.content.filter(|content| !content.is_empty()) {
+            if let Some(content) = choice.delta.content.or(choice.text).filter(|content| !content.is_empty()) {
                 self.text.push_str(&content);
                 self.tokens.push(Instant::now());
             }
@@ -208,12 +291,15 @@ mod tests {
             "",
             r#"data: {"choices":[{"delta":{"content":"hel"},"finish_reason":null}]}"#,
             r#"data: {"choices":[{"delta":{"content":"lo"},"finish_reason":"stop"}]}"#,
-            r#"data: {"choices":[],"usage":{"total_tokens":3}}"#,
+            r#"data: {"choices":[],"usage":{"prompt_tokens":3}}"#,
             "data: [DONE]",
         ] {
             answer.line(line.as_bytes()).unwrap();
         }
         assert_eq!((answer.text.as_str(), answer.tokens.len(), answer.finished), ("hello", 2, true));
+        assert_eq!(answer.usage.map(|usage| usage.prompt_tokens), Some(3));
+        answer.line(br#"data: {"choices":[{"text":"!","finish_reason":null}]}"#).unwrap();
+        assert_eq!(answer.text, "hello!");
         let error = answer.line(br#"data: {"error":{"message":"boom"}}"#);
         assert!(matches!(error, Err(ChatError::Broken(words)) if words == "boom"));
     }

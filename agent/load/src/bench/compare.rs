@@ -1,0 +1,144 @@
+use serde::Serialize;
+
+use super::block::{Block, Latency};
+use super::bootstrap::{Table, draws, interval};
+use super::outcome::Outcome;
+
+/// Quantities that are compared: latencies at these quantiles, and two rates.
+const COMPARED: [(Latency, f64); 8] = [
+    (Latency::Ttft, 0.5),
+    (Latency::Ttft, 0.99),
+    (Latency::Itl, 0.5),
+    (Latency::Itl, 0.99),
+    (Latency::Tpot, 0.5),
+    (Latency::Tpot, 0.99),
+    (Latency::E2e, 0.5),
+    (Latency::E2e, 0.99),
+];
+
+/// Two outcomes side by side.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Quantity by quantity.
+    pub rows: Vec<Row>,
+    /// What may change for the worse before it counts, as a share.
+    pub margin: f64,
+}
+
+/// One quantity in both.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Such as `TTFT p99`.
+    pub name: String,
+    /// Microseconds, or a rate a second.
+    pub before: f64,
+    /// The same, now.
+    pub after: f64,
+    /// Change for the worse as a share: 0.1 is a tenth slower, or a tenth less.
+    pub worse_by: f64,
+    /// 95 % interval of that.
+    pub interval: Option<[f64; 2]>,
+    /// Whether it is worse beyond the margin, with the whole interval.
+    pub regressed: bool,
+}
+
+impl Comparison {
+    /// Whether anything is worse beyond the margin.
+    pub fn regressed(&self) -> bool {
+        self.rows.iter().any(|row| row.regressed)
+    }
+}
+
+/// Compares quantity by quantity. A change counts when its whole interval lies beyond the margin, so that noise alone
+/// seldom does.
+pub fn compare(before: &Outcome, after: &Outcome, margin: f64) -> Comparison {
+    let (draws_before, draws_after) = (draws(before.blocks.len(), 2), draws(after.blocks.len(), 3));
+    let mut rows = Vec::new();
+    for (latency, quantile) in COMPARED {
+        let (old, new) = (Table::new(&before.blocks, latency), Table::new(&after.blocks, latency));
+        let of = |table: &Table, times: &[u64]| table.quantiles(times, &[quantile])[0].map(|value| value as f64);
+        let ones = |outcome: &Outcome| vec![1; outcome.blocks.len()];
+        let (Some(value_before), Some(value_after)) = (of(&old, &ones(before)), of(&new, &ones(after))) else {
+            continue;
+        };
+        let worse = |before: f64, after: f64| after / before.max(1.0) - 1.0;
+        let resampled = draws_before
+            .iter()
+            .zip(&draws_after)
+            .filter_map(|(old_times, new_times)| Some(worse(of(&old, old_times)?, of(&new, new_times)?)))
+            .collect();
+        let name = format!("{} p{}", latency.name(), quantile * 100.0);
+        rows.push(row(name, value_before, value_after, worse(value_before, value_after), resampled, margin, before, after));
+    }
+    let rates: [(&str, fn(&Block) -> u64); 2] =
+        [("answers/s", |block| block.ok), ("output tokens/s", |block| block.completion_tokens)];
+    for (name, pick) in rates {
+        let rate = |outcome: &Outcome, times: &[u64]| {
+            let total: u64 = outcome.blocks.iter().zip(times).map(|(block, times)| pick(block) * times).sum();
+            total as f64 / outcome.seconds.max(1e-9)
+        };
+        let all = |outcome: &Outcome| rate(outcome, &vec![1; outcome.blocks.len()]);
+        let worse = |before: f64, after: f64| before / after.max(1e-9) - 1.0;
+        let resampled = draws_before
+            .iter()
+            .zip(&draws_after)
+            .map(|(old_times, new_times)| worse(rate(before, old_times), rate(after, new_times)))
+            .collect();
+        let (value_before, value_after) = (all(before), all(after));
+        rows.push(row(name.into(), value_before, value_after, worse(value_before, value_after), resampled, margin, before, after));
+    }
+    Comparison { rows, margin }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of a row")]
+fn row(
+    name: String,
+    value_before: f64,
+    value_after: f64,
+    worse_by: f64,
+    resampled: Vec<f64>,
+    margin: f64,
+    before: &Outcome,
+    after: &Outcome,
+) -> Row {
+    let enough = before.blocks.len() > 1 && after.blocks.len() > 1;
+    let interval = if enough { interval(resampled) } else { None };
+    let regressed = interval.is_some_and(|[low, _]| low > margin);
+    Row { name, before: value_before, after: value_after, worse_by, interval, regressed }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::compare;
+    use crate::bench::block::{Block, Latency};
+    use crate::bench::outcome::Outcome;
+    use crate::bench::run::Measured;
+
+    fn outcome(seed: u64, slower: f64) -> Outcome {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut block = || {
+            let mut block = Block { due: 50, ok: 50, completion_tokens: 500, ..Block::default() };
+            for latency in [Latency::Ttft, Latency::Itl, Latency::Tpot, Latency::E2e] {
+                (0..50).for_each(|_| block.record(latency, (f64::from(rng.random_range(10..20) * 100) * slower) as u64));
+            }
+            block
+        };
+        let run = Measured { blocks: (0..20).map(|_| block()).collect(), seconds: 20.0, ..Measured::default() };
+        Outcome::new(serde_json::Value::Null, 0, vec![run], true)
+    }
+
+    #[test]
+    fn what_is_slower_beyond_the_margin_is_found_and_noise_is_not() {
+        let base = outcome(1, 1.0);
+        let slower = compare(&base, &outcome(2, 1.3), 0.1);
+        assert!(slower.regressed());
+        let named: Vec<&str> = slower.rows.iter().filter(|row| row.regressed).map(|row| row.name.as_str()).collect();
+        assert!(named.contains(&"TTFT p99") && !named.contains(&"answers/s"), "{named:?}");
+        let false_alarms = (10..20).filter(|seed| compare(&base, &outcome(*seed, 1.0), 0.02).regressed()).count();
+        assert_eq!(false_alarms, 0);
+        assert!(!compare(&base, &outcome(3, 0.7), 0.0).regressed(), "faster is no regression");
+    }
+}
