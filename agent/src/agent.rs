@@ -136,7 +136,7 @@ impl Agent {
         let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
         let node = config.node.clone().unwrap_or_else(host_name);
         let instance = format!("{:016x}", rand::random::<u64>());
-        let maker = FrameMaker::new(node, instance, config.prices.clone(), folder, gpu);
+        let maker = FrameMaker::new(node, instance, http.to_string(), config.prices.clone(), folder, gpu);
         let events = Arc::new(Events::default());
         let history = Arc::new(History::new(Arc::clone(&store), config.history_bytes));
         let controller = Arc::new(Controller::new(

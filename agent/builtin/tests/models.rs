@@ -43,6 +43,7 @@ fn request(model: &Model, question: &str) -> GenerationRequest {
         stops: Vec::new(),
         priority: Priority::Interactive,
         fairness_key: 0,
+        ignore_end: false,
     }
 }
 

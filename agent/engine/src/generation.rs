@@ -18,6 +18,8 @@ pub struct GenerationRequest {
     pub priority: Priority,
     /// Whose request it is: those of one key share what those of others leave.
     pub fairness_key: u64,
+    /// Whether the answer goes on beyond tokens that end it, to its length; for measurements.
+    pub ignore_end: bool,
 }
 
 /// A token with its text, as OpenAI's `logprobs` report it.

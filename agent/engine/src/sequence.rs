@@ -28,6 +28,7 @@ pub(crate) struct Sequence {
     sampled: Vec<Sampled>,
     sampler: Sampler,
     named_logprobs: bool,
+    ignore_end: bool,
     text: TextStream,
     sink: EventSink,
     priority: Priority,
@@ -49,6 +50,7 @@ impl Sequence {
             named_logprobs: request.sampling.top_logprobs.is_some(),
             sampler: Sampler::new(request.sampling, &request.prompt),
             tokens: request.prompt,
+            ignore_end: request.ignore_end,
             text: TextStream::new(request.stops),
             sink,
             priority: request.priority,
@@ -201,7 +203,7 @@ impl Sequence {
             self.fail(NOT_A_NUMBER);
             return Ok(());
         }
-        if model.tokenizer.is_end(sampled.token) {
+        if !self.ignore_end && model.tokenizer.is_end(sampled.token) {
             self.finish(model, FinishReason::Stop);
             return Ok(());
         }

@@ -159,6 +159,7 @@ fn it_knows_a_capital() {
         stops: Vec::new(),
         priority: Priority::Interactive,
         fairness_key: 0,
+        ignore_end: false,
     };
     let sink =
         Box::new(move |event| if sender.send(event).is_ok() { Listener::Present } else { Listener::Gone });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
@@ -165,7 +165,9 @@ impl StreamClient {
         let refused = |reason: String| ChatError::Url { url: url.clone(), reason };
         let uri: Uri = url.parse().map_err(|error| refused(format!("{error}")))?;
         if uri.scheme_str() != Some("http") || uri.host().is_none() {
-            return Err(refused("it must be http://HOST:PORT; put a proxy in front of one that speaks TLS".into()));
+            return Err(refused(
+                "it must be http://HOST:PORT; put a proxy in front of one that speaks TLS".into(),
+            ));
         }
         let authorization = key
             .map(|key| {
@@ -181,6 +183,37 @@ impl StreamClient {
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, uri, authorization, patience })
+    }
+
+    /// The names that the server lists under `/v1/models`.
+    ///
+    /// # Errors
+    /// When it does not answer, or with something else.
+    pub async fn models(&self) -> Result<Vec<String>, ChatError> {
+        #[derive(Deserialize)]
+        struct List {
+            data: Vec<Model>,
+        }
+        #[derive(Deserialize)]
+        struct Model {
+            id: String,
+        }
+        let broken = |error: &(dyn std::error::Error + 'static)| ChatError::Broken(innermost(error));
+        let authority = self.uri.authority().map(ToString::to_string).unwrap_or_default();
+        let mut request = Request::get(format!("http://{authority}/v1/models"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(Bytes::new())).map_err(|error| broken(&error))?;
+        let answer = async {
+            let response = self.client.request(request).await.map_err(|error| broken(&error))?;
+            let body = Limited::new(response.into_body(), LONGEST_LINE_BYTES).collect().await;
+            let bytes = body.map_err(|error| broken(error.as_ref()))?.to_bytes();
+            serde_json::from_slice::<List>(&bytes).map_err(|error| broken(&error))
+        };
+        let list = tokio::time::timeout(self.patience, answer).await;
+        let list = list.unwrap_or(Err(ChatError::TooLong(self.patience)))?;
+        Ok(list.data.into_iter().map(|model| model.id).collect())
     }
 
     /// Sends a body that asks for a stream, and reads the answer to its end.
@@ -261,7 +294,8 @@ impl Answer {
         }
         self.usage = chunk.usage.or(self.usage);
         for choice in chunk.choices {
-            if let Some(content) = choice.delta.content.or(choice.text).filter(|content| !content.is_empty()) {
+            if let Some(content) = choice.delta.content.or(choice.text).filter(|content| !content.is_empty())
+            {
                 self.text.push_str(&content);
                 self.tokens.push(Instant::now());
             }

@@ -92,6 +92,7 @@ pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Respo
         stops: checked.stops,
         priority: Priority::Interactive,
         fairness_key: checked.fairness_key,
+        ignore_end: checked.ignore_end,
     };
     let generation = Generation::start(deployment, admitted, envelope.id.clone(), request, json_asked)
         .map_err(|error| ApiError::of_engine(&error, W::PROMPT_FIELD))?;

@@ -61,6 +61,9 @@ pub(super) struct Parameters {
     logit_bias: Option<HashMap<String, f32>>,
     #[serde(default)]
     n: Option<i64>,
+    /// As vLLM and llama.cpp have it, for measurements.
+    #[serde(default)]
+    ignore_eos: Option<bool>,
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
@@ -85,6 +88,8 @@ enum Stop {
 pub(super) struct Checked {
     /// Whose request it is.
     pub(super) fairness_key: u64,
+    /// Whether the answer goes on to its length.
+    pub(super) ignore_end: bool,
     pub(super) sampling: SamplingOptions,
     pub(super) stops: Vec<String>,
     /// `None` means the deployment's default.
@@ -121,6 +126,7 @@ impl Parameters {
         let user = self.safety_identifier.or(self.user);
         Ok(Checked {
             fairness_key: user.map_or(0, fairness_key),
+            ignore_end: self.ignore_eos.unwrap_or(false),
             sampling,
             stops: stops(self.stop)?,
             max_tokens: self.max_tokens.map(|tokens| at_least_one("max_tokens", tokens)).transpose()?,

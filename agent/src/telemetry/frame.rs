@@ -24,6 +24,7 @@ pub struct FrameStates {
 pub struct FrameMaker {
     node: String,
     instance: String,
+    http_address: String,
     prices: Option<Prices>,
     host: HostSampler,
     gpu: GpuSampler,
@@ -37,6 +38,7 @@ impl FrameMaker {
     pub fn new(
         node: String,
         instance: String,
+        http_address: String,
         prices: Option<Prices>,
         data_dir: &Path,
         gpu: GpuSampler,
@@ -44,6 +46,7 @@ impl FrameMaker {
         Self {
             node,
             instance,
+            http_address,
             prices,
             host: HostSampler::new(data_dir),
             gpu,
@@ -73,6 +76,7 @@ impl FrameMaker {
             interval_ms,
             merged_frames: 1,
             agent_instance: self.instance.clone(),
+            http_address: self.http_address.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: Some(self.host.sample()),
             gpu_driver: Some(readings.driver),

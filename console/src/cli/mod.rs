@@ -1,5 +1,6 @@
 //! The command line: the same verbs as the console, for scripts and pipes.
 
+mod bench;
 mod change;
 mod list;
 mod output;
@@ -44,6 +45,8 @@ enum Command {
     Rollout(change::RolloutCommand),
     /// Score what a deployment serves with its golden suite, now.
     Evaluate(change::EvaluateArguments),
+    /// Measure a deployment or any OpenAI-compatible server under load.
+    Bench(Box<bench::BenchArguments>),
     /// Long work.
     #[command(subcommand)]
     Jobs(list::JobsCommand),
@@ -130,6 +133,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Command::Rollback(arguments)) => change::rollback(arguments).await?,
         Some(Command::Rollout(command)) => change::rollout(command).await?,
         Some(Command::Evaluate(arguments)) => change::evaluate(arguments).await?,
+        Some(Command::Bench(arguments)) => return bench::run(*arguments).await,
         Some(Command::Jobs(command)) => list::jobs(command).await?,
         Some(Command::Registry(command)) => list::registry(command).await?,
         Some(Command::Audit(command)) => list::audit(command).await?,
@@ -150,4 +154,14 @@ async fn console(targets: Vec<Target>, ascii: bool) -> Result<(), CliError> {
     }
     let theme = Theme::detect(|name| std::env::var(name).ok(), ascii);
     crate::app::run(targets, theme, App::new()).await.map_err(|error| CliError::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -94,7 +94,8 @@ mod tests {
         ] {
             let gaps = gaps(&arrivals);
             let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-            let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
+            let deviation =
+                (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
             assert!((mean - 0.02).abs() < 0.001, "{arrivals:?}: {mean}");
             assert!((deviation / mean - variation).abs() < 0.1, "{arrivals:?}: {}", deviation / mean);
         }

@@ -111,7 +111,9 @@ mod tests {
         for value in (0..40).map(|power| 3u64.pow(power.min(20)) + power as u64) {
             block.record(Latency::E2e, value);
             let clamped = value.clamp(1, 3_600_000_000);
-            let kept = block.latencies_us[&Latency::E2e].keys().any(|kept| *kept == histogram.lowest_equivalent(clamped));
+            let kept = block.latencies_us[&Latency::E2e]
+                .keys()
+                .any(|kept| *kept == histogram.lowest_equivalent(clamped));
             assert!(kept, "{value}");
         }
         assert_eq!(block.histogram(Latency::E2e).len(), 40);

@@ -56,9 +56,11 @@ pub fn compare(before: &Outcome, after: &Outcome, margin: f64) -> Comparison {
     let mut rows = Vec::new();
     for (latency, quantile) in COMPARED {
         let (old, new) = (Table::new(&before.blocks, latency), Table::new(&after.blocks, latency));
-        let of = |table: &Table, times: &[u64]| table.quantiles(times, &[quantile])[0].map(|value| value as f64);
+        let of =
+            |table: &Table, times: &[u64]| table.quantiles(times, &[quantile])[0].map(|value| value as f64);
         let ones = |outcome: &Outcome| vec![1; outcome.blocks.len()];
-        let (Some(value_before), Some(value_after)) = (of(&old, &ones(before)), of(&new, &ones(after))) else {
+        let (Some(value_before), Some(value_after)) = (of(&old, &ones(before)), of(&new, &ones(after)))
+        else {
             continue;
         };
         let worse = |before: f64, after: f64| after / before.max(1.0) - 1.0;
@@ -68,7 +70,16 @@ pub fn compare(before: &Outcome, after: &Outcome, margin: f64) -> Comparison {
             .filter_map(|(old_times, new_times)| Some(worse(of(&old, old_times)?, of(&new, new_times)?)))
             .collect();
         let name = format!("{} p{}", latency.name(), quantile * 100.0);
-        rows.push(row(name, value_before, value_after, worse(value_before, value_after), resampled, margin, before, after));
+        rows.push(row(
+            name,
+            value_before,
+            value_after,
+            worse(value_before, value_after),
+            resampled,
+            margin,
+            before,
+            after,
+        ));
     }
     let rates: [(&str, fn(&Block) -> u64); 2] =
         [("answers/s", |block| block.ok), ("output tokens/s", |block| block.completion_tokens)];
@@ -85,7 +96,16 @@ pub fn compare(before: &Outcome, after: &Outcome, margin: f64) -> Comparison {
             .map(|(old_times, new_times)| worse(rate(before, old_times), rate(after, new_times)))
             .collect();
         let (value_before, value_after) = (all(before), all(after));
-        rows.push(row(name.into(), value_before, value_after, worse(value_before, value_after), resampled, margin, before, after));
+        rows.push(row(
+            name.into(),
+            value_before,
+            value_after,
+            worse(value_before, value_after),
+            resampled,
+            margin,
+            before,
+            after,
+        ));
     }
     Comparison { rows, margin }
 }
@@ -122,11 +142,14 @@ mod tests {
         let mut block = || {
             let mut block = Block { due: 50, ok: 50, completion_tokens: 500, ..Block::default() };
             for latency in [Latency::Ttft, Latency::Itl, Latency::Tpot, Latency::E2e] {
-                (0..50).for_each(|_| block.record(latency, (f64::from(rng.random_range(10..20) * 100) * slower) as u64));
+                (0..50).for_each(|_| {
+                    block.record(latency, (f64::from(rng.random_range(10..20) * 100) * slower) as u64)
+                });
             }
             block
         };
-        let run = Measured { blocks: (0..20).map(|_| block()).collect(), seconds: 20.0, ..Measured::default() };
+        let run =
+            Measured { blocks: (0..20).map(|_| block()).collect(), seconds: 20.0, ..Measured::default() };
         Outcome::new(serde_json::Value::Null, 0, vec![run], true)
     }
 
@@ -135,9 +158,11 @@ mod tests {
         let base = outcome(1, 1.0);
         let slower = compare(&base, &outcome(2, 1.3), 0.1);
         assert!(slower.regressed());
-        let named: Vec<&str> = slower.rows.iter().filter(|row| row.regressed).map(|row| row.name.as_str()).collect();
+        let named: Vec<&str> =
+            slower.rows.iter().filter(|row| row.regressed).map(|row| row.name.as_str()).collect();
         assert!(named.contains(&"TTFT p99") && !named.contains(&"answers/s"), "{named:?}");
-        let false_alarms = (10..20).filter(|seed| compare(&base, &outcome(*seed, 1.0), 0.02).regressed()).count();
+        let false_alarms =
+            (10..20).filter(|seed| compare(&base, &outcome(*seed, 1.0), 0.02).regressed()).count();
         assert_eq!(false_alarms, 0);
         assert!(!compare(&base, &outcome(3, 0.7), 0.0).regressed(), "faster is no regression");
     }

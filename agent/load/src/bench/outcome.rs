@@ -13,8 +13,10 @@ const MOST_BLOCKS: usize = 60;
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.95, 0.99, 0.999];
 /// The same measurements give the same intervals.
 const SEED: u64 = 1;
-/// Above this the generator may be what limits the figures.
-const LATE_US: u64 = 1_000;
+/// Above this, and above this share of the median time to the first token, the generator may be what limits the
+/// figures.
+const LATE_US: f64 = 1_000.0;
+const LATE_SHARE: f64 = 0.02;
 
 /// What a benchmark found, to be shown, kept and compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,12 +132,13 @@ impl Outcome {
         let rate = |pick: &dyn Fn(&Block) -> u64| quantity(&blocks, pick, seconds, &draws);
         let lateness = all.histogram(Latency::Lateness);
         let lateness_p99_us = lateness.value_at_quantile(0.99);
+        let late_us = LATE_US.max(LATE_SHARE * all.histogram(Latency::Ttft).value_at_quantile(0.5) as f64);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
         let generator = Generator {
             lateness_p99_us,
             lateness_max_us: lateness.max(),
             cpu_cores,
-            may_limit: open_loop && lateness_p99_us > LATE_US || cpu_cores > 0.9 * threads,
+            may_limit: open_loop && lateness_p99_us as f64 > late_us || cpu_cores > 0.9 * threads,
         };
         Self {
             schema: SCHEMA.into(),
@@ -194,7 +197,8 @@ fn quantity(blocks: &[Block], pick: &dyn Fn(&Block) -> u64, seconds: f64, draws:
 fn latency_outcome(blocks: &[Block], all: &Block, latency: Latency, draws: &[Vec<u64>]) -> LatencyOutcome {
     let table = Table::new(blocks, latency);
     let histogram = all.histogram(latency);
-    let resampled: Vec<Vec<Option<u64>>> = draws.iter().map(|times| table.quantiles(times, &QUANTILES)).collect();
+    let resampled: Vec<Vec<Option<u64>>> =
+        draws.iter().map(|times| table.quantiles(times, &QUANTILES)).collect();
     let quantiles = QUANTILES
         .into_iter()
         .enumerate()

@@ -10,12 +10,70 @@ use super::arrivals::normal;
 
 /// Words that a tokenizer of English has as one token, most of them.
 const WORDS: [&str; 64] = [
-    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
-    "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
-    "program", "question", "work", "government", "number", "night", "point", "home", "water", "room", "mother",
-    "area", "money", "story", "fact", "month", "lot", "right", "study", "book", "eye", "job", "word", "business",
-    "issue", "side", "kind", "head", "house", "service", "friend", "father", "power", "hour", "game", "line", "end",
-    "member", "law",
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+    "hand",
+    "part",
+    "place",
+    "case",
+    "week",
+    "company",
+    "system",
+    "program",
+    "question",
+    "work",
+    "government",
+    "number",
+    "night",
+    "point",
+    "home",
+    "water",
+    "room",
+    "mother",
+    "area",
+    "money",
+    "story",
+    "fact",
+    "month",
+    "lot",
+    "right",
+    "study",
+    "book",
+    "eye",
+    "job",
+    "word",
+    "business",
+    "issue",
+    "side",
+    "kind",
+    "head",
+    "house",
+    "service",
+    "friend",
+    "father",
+    "power",
+    "hour",
+    "game",
+    "line",
+    "end",
+    "member",
+    "law",
 ];
 const MOST_TOKENS: u64 = 1 << 20;
 
@@ -52,9 +110,17 @@ impl FromStr for Length {
 
     /// `128`, `64..256`, or `lognormal:128:0.8`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no length; give 128, 64..256 or lognormal:128:0.8, up to {MOST_TOKENS} tokens");
+        let wrong = || {
+            format!(
+                "{text:?} is no length; give 128, 64..256 or lognormal:128:0.8, up to {MOST_TOKENS} tokens"
+            )
+        };
         let tokens = |text: &str| {
-            text.trim().parse::<u64>().ok().filter(|tokens| (1..=MOST_TOKENS).contains(tokens)).ok_or_else(wrong)
+            text.trim()
+                .parse::<u64>()
+                .ok()
+                .filter(|tokens| (1..=MOST_TOKENS).contains(tokens))
+                .ok_or_else(wrong)
         };
         if let Some(rest) = text.strip_prefix("lognormal:") {
             let (median, sigma) = rest.split_once(':').ok_or_else(wrong)?;
@@ -127,7 +193,8 @@ impl Prompts {
             Self::Synthetic { length, shared_prefix, turns } => {
                 let turns = u64::from((*turns).max(1));
                 let (conversation, turn) = (number / turns, number % turns);
-                let mut of_conversation = StdRng::seed_from_u64(seed ^ conversation.wrapping_mul(0x9e37_79b9) ^ 1);
+                let mut of_conversation =
+                    StdRng::seed_from_u64(seed ^ conversation.wrapping_mul(0x9e37_79b9) ^ 1);
                 let words = |tokens: u64, rng: &mut StdRng| words(tokens, words_per_token, rng);
                 let mut messages = Vec::new();
                 if let Some((groups, tokens)) = shared_prefix {
@@ -139,7 +206,9 @@ impl Prompts {
                     let tokens = length.draw(&mut of_conversation);
                     messages.push(json!({ "role": "user", "content": words(tokens, &mut of_conversation) }));
                     if past < turn {
-                        messages.push(json!({ "role": "assistant", "content": words(tokens, &mut of_conversation) }));
+                        messages.push(
+                            json!({ "role": "assistant", "content": words(tokens, &mut of_conversation) }),
+                        );
                     }
                 }
                 Asked { messages, max_tokens: None }
@@ -198,7 +267,8 @@ mod tests {
 
     #[test]
     fn conversations_grow_and_groups_begin_alike() {
-        let prompts = Prompts::Synthetic { length: Length::Fixed(10), shared_prefix: Some((1, 50)), turns: 3 };
+        let prompts =
+            Prompts::Synthetic { length: Length::Fixed(10), shared_prefix: Some((1, 50)), turns: 3 };
         let asked: Vec<_> = (0..6).map(|number| prompts.question(1, number, 1.0)).collect();
         assert_eq!(asked.iter().map(|asked| asked.messages.len()).collect::<Vec<_>>(), [2, 4, 6, 2, 4, 6]);
         assert_eq!(asked[2].messages[..4], asked[1].messages[..]);
@@ -212,7 +282,11 @@ mod tests {
     fn a_line_that_is_wrong_is_named() {
         let good = "{\"prompt\":\"a\"}\n\n{\"messages\":[{\"role\":\"user\",\"content\":\"b\"}]}\n";
         assert!(matches!(Prompts::dataset(good), Ok(Prompts::Dataset(all)) if all.len() == 2));
-        assert!(Prompts::dataset("{\"prompt\":\"a\"}\n{\"promt\":\"b\"}").unwrap_err().starts_with("line 2: has neither"));
+        assert!(
+            Prompts::dataset("{\"prompt\":\"a\"}\n{\"promt\":\"b\"}")
+                .unwrap_err()
+                .starts_with("line 2: has neither")
+        );
         assert!(Prompts::dataset("not json").unwrap_err().starts_with("line 1"));
         assert!(Prompts::dataset("").is_err());
     }

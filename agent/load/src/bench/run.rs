@@ -18,11 +18,11 @@ use crate::client::{ChatError, ChatOutcome, StreamClient};
 
 /// Stretches of time that a run is cut into; intervals come from them.
 const BLOCKS: u32 = 40;
-/// Stretches where the length of a run is not known beforehand.
-const BLOCK_OF_COUNTED_RUN: Duration = Duration::from_millis(250);
-const MOST_BLOCKS: usize = 100_000;
+/// Stretches at the beginning of a run whose length is not known; they are joined as it goes on.
+const SHORTEST_BLOCK: Duration = Duration::from_millis(5);
+const MOST_BLOCKS: usize = 4_096;
 /// Words that are sent to learn how many tokens a word is.
-const CALIBRATION_WORDS: u64 = 200;
+const CALIBRATION_WORDS: u64 = 40;
 
 /// Which endpoint is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,9 +183,8 @@ pub async fn run(
     let start = Instant::now();
     let begin = start + plan.warm_up;
     let cpu_before = cpu_seconds();
-    let block = plan.duration.map_or(BLOCK_OF_COUNTED_RUN, |duration| duration / BLOCKS);
-    let collector =
-        Collector { measured: Measured::default(), block, begin, in_flight: 0, last_end: begin };
+    let block = plan.duration.map_or(SHORTEST_BLOCK, |duration| duration / BLOCKS);
+    let collector = Collector { measured: Measured::default(), block, begin, in_flight: 0, last_end: begin };
     let sender = Arc::new(Sender {
         plan: plan.clone(),
         client,
@@ -217,7 +216,8 @@ pub async fn run(
             let measured = Arc::new(std::sync::atomic::AtomicU64::new(0));
             let users: Vec<_> = (0..*concurrency)
                 .map(|_| {
-                    let (sender, next, measured) = (Arc::clone(&sender), Arc::clone(&next), Arc::clone(&measured));
+                    let (sender, next, measured) =
+                        (Arc::clone(&sender), Arc::clone(&next), Arc::clone(&measured));
                     let (stop, cut, end) = (stop.clone(), cut.clone(), whole.map(|whole| start + whole));
                     tokio::spawn(async move {
                         use std::sync::atomic::Ordering::Relaxed;
@@ -225,7 +225,10 @@ pub async fn run(
                             let now = Instant::now();
                             let over = end.is_some_and(|end| now >= end) || stop.is_cancelled();
                             let counted = now >= sender.begin;
-                            let enough = sender.plan.requests.is_some_and(|most| counted && measured.fetch_add(1, Relaxed) >= most);
+                            let enough = sender
+                                .plan
+                                .requests
+                                .is_some_and(|most| counted && measured.fetch_add(1, Relaxed) >= most);
                             if over || enough {
                                 return;
                             }
@@ -342,15 +345,37 @@ impl Collector {
     /// `None` during the warm-up.
     fn block_of(&mut self, due: Instant) -> Option<&mut Block> {
         let since = due.checked_duration_since(self.begin)?;
-        let index = (since.as_secs_f64() / self.block.as_secs_f64().max(1e-6)) as usize;
-        let index = index.min(MOST_BLOCKS - 1);
+        let index_of = |block: Duration| (since.as_secs_f64() / block.as_secs_f64().max(1e-6)) as usize;
+        while index_of(self.block) >= MOST_BLOCKS {
+            self.join_pairs();
+        }
+        let index = index_of(self.block);
         if self.measured.blocks.len() <= index {
             self.measured.blocks.resize_with(index + 1, Block::default);
         }
         self.measured.blocks.get_mut(index)
     }
 
-    fn take(&mut self, due: Instant, sent: Instant, answered: &Result<ChatOutcome, ChatError>, objectives: Objectives) {
+    fn join_pairs(&mut self) {
+        self.block *= 2;
+        let pairs = std::mem::take(&mut self.measured.blocks);
+        self.measured.blocks = pairs
+            .chunks(2)
+            .map(|pair| {
+                let mut joined = Block::default();
+                pair.iter().for_each(|block| joined.merge(block));
+                joined
+            })
+            .collect();
+    }
+
+    fn take(
+        &mut self,
+        due: Instant,
+        sent: Instant,
+        answered: &Result<ChatOutcome, ChatError>,
+        objectives: Objectives,
+    ) {
         let Some(block) = self.block_of(due) else { return };
         block.due += 1;
         block.record(Latency::Lateness, micros(sent.saturating_duration_since(due)));
@@ -410,7 +435,9 @@ impl Block {
         let within = |limit: Option<Duration>, time: Option<Duration>| {
             limit.is_none_or(|limit| time.is_none_or(|time| time <= limit))
         };
-        let good = within(objectives.ttft, ttft) && within(objectives.tpot, tpot) && within(objectives.e2e, Some(e2e));
+        let good = within(objectives.ttft, ttft)
+            && within(objectives.tpot, tpot)
+            && within(objectives.e2e, Some(e2e));
         self.good += u64::from(good);
     }
 }
