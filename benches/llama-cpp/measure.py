@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measures llama.cpp through its low-level API and prints one JSON object.
 
-usage: measure.py MODEL.gguf THREADS
+usage: measure.py MODEL.gguf THREADS TEXT
 
 Steps are those that the engine's own measurement takes: a prompt in one batch of up to 512 tokens; then batches of one
-token for each of several sequences, whose logits are all computed.
+token for each of several sequences, whose logits are all computed. The perplexity is that of the text's first 512 tokens.
 """
 import json
 import statistics
@@ -12,6 +12,7 @@ import sys
 import time
 
 import llama_cpp as llama
+import numpy
 
 PROMPTS, BATCHES, WARM, STEPS, REPEATS = (128, 512), (1, 2, 4, 8, 16), 8, 32, 3
 
@@ -35,6 +36,25 @@ def fill(batch, entries):
     for index, (token, position, sequence, logits) in enumerate(entries):
         batch.token[index], batch.pos[index], batch.logits[index] = token, position, logits
         batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+
+
+def perplexity(model, threads, text):
+    """The tokens of the text and their perplexity, each seen with all before it."""
+    vocabulary = llama.llama_model_get_vocab(model)
+    tokens = (llama.llama_token * len(text))()
+    count = llama.llama_tokenize(vocabulary, text, len(text), tokens, len(text), True, False)
+    count, size = min(count, 512), llama.llama_vocab_n_tokens(vocabulary)
+    run = context(model, threads, 1, 512)
+    batch = llama.llama_batch_init(512, 0, 1)
+    fill(batch, [(tokens[i], i, 0, 1) for i in range(count)])
+    assert llama.llama_decode(run, batch) == 0
+    total = 0.0
+    for index in range(count - 1):
+        row = numpy.ctypeslib.as_array(llama.llama_get_logits_ith(run, index), shape=(size,)).astype(numpy.float64)
+        peak = row.max()
+        total += peak + numpy.log(numpy.exp(row - peak).sum()) - row[tokens[index + 1]]
+    llama.llama_free(run)
+    return list(tokens[:count]), float(numpy.exp(total / (count - 1)))
 
 
 def main():
@@ -74,6 +94,8 @@ def main():
         result["decode"][sequences] = statistics.median(rates)
         llama.llama_free(run)
     result["peak_bytes"] = peak_bytes()
+    with open(sys.argv[3], "rb") as text:
+        result["tokens"], result["perplexity"] = perplexity(model, threads, text.read())
     print(json.dumps(result))
 
 

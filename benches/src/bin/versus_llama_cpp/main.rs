@@ -25,6 +25,9 @@ struct Arguments {
     /// Python with llama-cpp-python.
     #[arg(long, default_value = "target/llama-cpp/bin/python")]
     python: PathBuf,
+    /// A text whose perplexity both say.
+    #[arg(long, default_value = "LICENSE-APACHE")]
+    text: PathBuf,
     /// Only our engine, once, as JSON.
     #[arg(long)]
     alone: bool,
@@ -38,7 +41,7 @@ fn main() -> Result<()> {
         None => std::thread::available_parallelism()?.get(),
     };
     if arguments.alone {
-        println!("{}", serde_json::to_string(&measure::ours(&arguments.model, threads)?)?);
+        println!("{}", serde_json::to_string(&measure::ours(&arguments.model, &arguments.text, threads)?)?);
         return Ok(());
     }
     let this = std::env::current_exe()?;
@@ -50,12 +53,15 @@ fn main() -> Result<()> {
         let own = Command::new(&this)
             .args(["--alone", "--threads", &count, "--model"])
             .arg(&arguments.model)
+            .arg("--text")
+            .arg(&arguments.text)
             .output();
         ours.push(read("our engine", own)?);
         let peer = Command::new(&arguments.python)
             .arg(&script)
             .arg(&arguments.model)
             .arg(&count)
+            .arg(&arguments.text)
             .stderr(Stdio::null())
             .output();
         theirs.push(read("llama.cpp (benches/llama-cpp/install builds it)", peer)?);

@@ -8,6 +8,8 @@ use llmdeck_engine::Pool;
 use llmdeck_engine::blocks::{BlockPool, SequenceBlocks};
 use llmdeck_engine::decoder::{Chunk, Scratch};
 use llmdeck_engine::model::Model;
+use llmdeck_engine::session::Session;
+use llmdeck_kernels::elementwise::summarize_logits;
 use serde::{Deserialize, Serialize};
 
 const PROMPTS: [usize; 2] = [128, 512];
@@ -15,6 +17,7 @@ const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 const WARM: usize = 8;
 const STEPS: usize = 32;
 const REPEATS: usize = 3;
+const MOST_TEXT_TOKENS: usize = 512;
 
 /// What one process measured.
 #[derive(Debug, Deserialize, Serialize)]
@@ -27,6 +30,10 @@ pub(crate) struct Measurement {
     pub(crate) decode: BTreeMap<usize, f64>,
     /// Peak resident memory.
     pub(crate) peak_bytes: f64,
+    /// Of the text, at most 512.
+    pub(crate) tokens: Vec<u32>,
+    /// Of those, each seen with all before it.
+    pub(crate) perplexity: f64,
 }
 
 struct Run {
@@ -70,7 +77,7 @@ impl Run {
 }
 
 /// Measures our engine in this process.
-pub(crate) fn ours(path: &Path, threads: usize) -> Result<Measurement> {
+pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measurement> {
     let began = Instant::now();
     let pool = Arc::new(Pool::new(threads)?);
     let model = Arc::new(Model::load(path, &pool)?);
@@ -103,7 +110,23 @@ pub(crate) fn ours(path: &Path, threads: usize) -> Result<Measurement> {
         })?;
         decode.insert(sequences, rate);
     }
-    Ok(Measurement { load_s, prefill, decode, peak_bytes: peak_bytes()? })
+    let peak_bytes = peak_bytes()?;
+    let (tokens, perplexity) = perplexity(&model, &std::fs::read_to_string(text)?)?;
+    Ok(Measurement { load_s, prefill, decode, peak_bytes, tokens, perplexity })
+}
+
+fn perplexity(model: &Arc<Model>, text: &str) -> Result<(Vec<u32>, f64)> {
+    let mut tokens = model.tokenizer.encode(text)?;
+    tokens.truncate(MOST_TEXT_TOKENS);
+    let mut session = Session::new(model, tokens.len());
+    let logits = session.all(&tokens).map_err(|_| eyre!("too few blocks"))?;
+    let vocabulary = model.decoder.description().vocabulary;
+    let rows = logits.chunks_exact(vocabulary).zip(&tokens[1..]);
+    let total: f64 = rows
+        .map(|(row, next)| f64::from(summarize_logits(row).log_normalizer) - f64::from(row[*next as usize]))
+        .sum();
+    let perplexity = (total / (tokens.len() - 1) as f64).exp();
+    Ok((tokens, perplexity))
 }
 
 fn repeated(mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {

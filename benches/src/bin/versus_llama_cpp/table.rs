@@ -30,5 +30,12 @@ pub(crate) fn render(ours: &[Measurement], theirs: &[Measurement]) -> String {
         row(&format!("decode, {sequences} at once"), "tokens/s", 0, &pick, true);
     }
     row("peak memory", "MB", 0, &|one| one.peak_bytes / 1e6, false);
+    row("perplexity of the text", "less is better", 4, &|one| one.perplexity, false);
+    let same = ours.first().zip(theirs.first()).is_some_and(|(our, their)| our.tokens == their.tokens);
+    table.push_str(if same {
+        "\nBoth read the text as the same tokens.\n"
+    } else {
+        "\nThey read the text as different tokens.\n"
+    });
     table
 }

@@ -11,6 +11,7 @@ use std::arch::x86_64::{
 
 use super::Tile;
 use super::plain::PARTIAL_SUMS;
+use super::tiles::{BLOCK_WORDS, HALF_SUMS, RowTile, SCALE, SUM};
 use crate::format::{GROUPS, Layout};
 use crate::line::{Line, PANEL_ROWS};
 use crate::{Rows, WeightFormat};
@@ -46,101 +47,78 @@ const fn layout_of(number: u8) -> Layout {
     }
 }
 
-pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
-    assert!(row + M <= rows.count(), "the tile is beyond the rows");
-    // SAFETY: the caller names an instruction set that the machine has. The kernels read `M` rows of `rows`, all of
-    // which are there, and the panel's lines, of which the checks in them see that there are enough.
+pub(super) fn tile<const M: usize>(
+    format: WeightFormat,
+    panel: &[Line],
+    rows: &Rows,
+    tile: &RowTile,
+) -> Tile<M> {
+    assert!(tile.count == M && tile.row + M <= rows.count(), "the tile is not of the rows");
+    // SAFETY: the caller names an instruction set that the machine has. `floating` reads `M` rows from the
+    // tile's, all of which are there.
     unsafe {
         match format {
-            WeightFormat::F32 => floating::<F32, M>(panel, rows, row),
-            WeightFormat::F16 => floating::<F16, M>(panel, rows, row),
-            WeightFormat::BF16 => floating::<BF16, M>(panel, rows, row),
-            WeightFormat::Q4_0 => quantized::<Q4_0, M>(panel, rows, row),
-            WeightFormat::Q5_0 => quantized::<Q5_0, M>(panel, rows, row),
-            WeightFormat::Q8_0 => quantized::<Q8_0, M>(panel, rows, row),
-            WeightFormat::Q4K => quantized::<Q4K, M>(panel, rows, row),
-            WeightFormat::Q5K => quantized::<Q5K, M>(panel, rows, row),
-            WeightFormat::Q6K => quantized::<Q6K, M>(panel, rows, row),
+            WeightFormat::F32 => floating::<F32, M>(panel, rows, tile.row),
+            WeightFormat::F16 => floating::<F16, M>(panel, rows, tile.row),
+            WeightFormat::BF16 => floating::<BF16, M>(panel, rows, tile.row),
+            WeightFormat::Q4_0 => quantized::<Q4_0, M>(panel, &tile.words),
+            WeightFormat::Q5_0 => quantized::<Q5_0, M>(panel, &tile.words),
+            WeightFormat::Q8_0 => quantized::<Q8_0, M>(panel, &tile.words),
+            WeightFormat::Q4K => quantized::<Q4K, M>(panel, &tile.words),
+            WeightFormat::Q5K => quantized::<Q5K, M>(panel, &tile.words),
+            WeightFormat::Q6K => quantized::<Q6K, M>(panel, &tile.words),
         }
     }
 }
 
-/// # Safety
-/// Rows `row` to `row + M` exist.
+/// `words` are those of a tile of `M` rows.
+#[allow(clippy::needless_range_loop, reason = "constant bounds are what the compiler unrolls")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn quantized<const F: u8, const M: usize>(panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
+fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile<M> {
     let layout = layout_of(F);
-    let blocks = rows.blocks();
-    assert!(
-        panel.len() / layout.unit_lines() * layout.unit_blocks <= blocks,
-        "rows are narrower than the panel"
-    );
-    let mut words = [std::ptr::null::<u32>(); M];
-    let mut scales = [std::ptr::null::<f32>(); M];
-    let mut quant_sums = [std::ptr::null::<[i32; 2]>(); M];
-    for index in 0..M {
-        words[index] = rows.words[(row + index) * blocks * GROUPS..][..blocks * GROUPS].as_ptr();
-        scales[index] = rows.scales[(row + index) * blocks..][..blocks].as_ptr();
-        quant_sums[index] = rows.sums[(row + index) * blocks..][..blocks].as_ptr();
-    }
+    let units = panel.len() / layout.unit_lines();
+    assert!(words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M, "rows are narrower than the panel");
     let mut sums = [_mm512_setzero_ps(); M];
-    for (index, unit) in panel.chunks_exact(layout.unit_lines()).enumerate() {
-        let unit = unit.as_ptr();
+    let (mut unit, mut words) = (panel.as_ptr(), words.as_ptr());
+    for _ in 0..units {
         for block in 0..layout.unit_blocks {
-            let at = index * layout.unit_blocks + block;
-            // SAFETY: the unit has its lines; `at` is below `blocks`, by the assertion, and each pointer has `blocks`
-            // of its kind.
+            // SAFETY: the unit has its lines, and the tile has `BLOCK_WORDS * M` words for each block of each unit, by
+            // the assertion.
             unsafe {
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
-                if F == Q6K {
-                    for half in 0..2 {
-                        let mut dots = [_mm512_setzero_si512(); M];
-                        for m in 0..M {
-                            dots[m] = _mm512_set1_epi32(-layout.offset * (*quant_sums[m].add(at))[half]);
-                        }
-                        for group in half * 4..half * 4 + 4 {
-                            let weights = group_words::<F>(lines, group);
-                            for m in 0..M {
-                                let four = _mm512_set1_epi32(*words[m].add(at * GROUPS + group) as i32);
-                                dots[m] = _mm512_dpbusd_epi32(dots[m], weights, four);
-                            }
-                        }
-                        let (scale, _) = scales_of::<F>(unit, block, half);
-                        for m in 0..M {
-                            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*scales[m].add(at)));
-                            sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), scale, sums[m]);
-                        }
-                    }
-                    continue;
-                }
-                let mut dots = [_mm512_setzero_si512(); M];
-                let mut totals = [0i32; M];
-                for m in 0..M {
-                    let [first, second] = *quant_sums[m].add(at);
-                    totals[m] = first + second;
+                let word = |which: usize, m: usize| (*words.add(which * M + m)).cast_signed();
+                let scale_of_row = |m: usize| _mm512_castsi512_ps(_mm512_set1_epi32(word(SCALE, m)));
+                let halves = if F == Q6K { 2 } else { 1 };
+                for half in 0..halves {
+                    let sum_of = if F == Q6K { HALF_SUMS + half } else { SUM };
+                    let mut dots = [_mm512_setzero_si512(); M];
                     if layout.offset != 0 {
-                        dots[m] = _mm512_set1_epi32(-layout.offset * totals[m]);
+                        for m in 0..M {
+                            dots[m] = _mm512_set1_epi32(-layout.offset * word(sum_of, m));
+                        }
                     }
-                }
-                for group in 0..GROUPS {
-                    let weights = group_words::<F>(lines, group);
+                    for group in half * GROUPS / halves..(half + 1) * GROUPS / halves {
+                        let weights = group_words::<F>(lines, group);
+                        for m in 0..M {
+                            dots[m] =
+                                _mm512_dpbusd_epi32(dots[m], weights, _mm512_set1_epi32(word(group, m)));
+                        }
+                    }
+                    let (scale, minimum) = scales_of::<F>(unit, block, half);
                     for m in 0..M {
-                        let four = _mm512_set1_epi32(*words[m].add(at * GROUPS + group) as i32);
-                        dots[m] = _mm512_dpbusd_epi32(dots[m], weights, four);
+                        let both = _mm512_mul_ps(scale, scale_of_row(m));
+                        sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), both, sums[m]);
+                        if F == Q4K || F == Q5K {
+                            let sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(word(SUM, m)));
+                            sums[m] = _mm512_fnmadd_ps(minimum, _mm512_mul_ps(scale_of_row(m), sum), sums[m]);
+                        }
                     }
                 }
-                let (scale, minimum) = scales_of::<F>(unit, block, 0);
-                for m in 0..M {
-                    let of_row = *scales[m].add(at);
-                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(of_row));
-                    sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), scale, sums[m]);
-                    if F == Q4K || F == Q5K {
-                        let taken = _mm512_set1_ps(of_row * totals[m] as f32);
-                        sums[m] = _mm512_fnmadd_ps(minimum, taken, sums[m]);
-                    }
-                }
+                words = words.add(BLOCK_WORDS * M);
             }
         }
+        // SAFETY: at most one past the end.
+        unit = unsafe { unit.add(layout.unit_lines()) };
     }
     store(&sums)
 }

@@ -4,11 +4,14 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod plain;
+mod tiles;
 
-use crate::line::{Line, PANEL_ROWS};
+use tiles::{RowTile, tiles};
+
+use crate::line::PANEL_ROWS;
 use crate::matrix::Output;
 use crate::pool::SendPointer;
-use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
+use crate::{Isa, Matrix, Pool, Rows};
 
 /// Products below which one thread is quicker than several.
 const LEAST_SHARED_PRODUCTS: usize = 1 << 18;
@@ -57,13 +60,16 @@ pub(crate) fn matmul_with(
             (0..product.matrix.panels()).step_by(panels_a_task).map(|first| (*product, first))
         })
         .collect();
+    let packed =
+        isa == Isa::Avx512Vnni && products.iter().any(|product| product.matrix.format().layout().is_some());
+    let tiles = tiles(rows, packed);
     let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
     let whole = panels_a_task == panels.max(1);
     let each = |index: usize| {
         let (product, first) = tasks[index];
         let last = (first + panels_a_task).min(product.matrix.panels());
         for panel in first..last {
-            multiply_panel(isa, rows, product, panel, &output);
+            multiply_panel(isa, rows, &tiles, product, panel, &output);
         }
     };
     if whole { (0..tasks.len()).for_each(each) } else { pool.run(tasks.len(), each) }
@@ -72,46 +78,46 @@ pub(crate) fn matmul_with(
 /// Results of a few rows and a panel.
 type Tile<const M: usize> = [[f32; PANEL_ROWS]; M];
 
-fn multiply_panel(isa: Isa, rows: &Rows, product: Product<'_>, panel: usize, output: &Output) {
-    let mut row = 0;
-    while row < rows.count() {
-        let left = rows.count() - row;
-        row += match left {
-            8.. => multiply_tile::<8>(isa, rows, row, product, panel, output),
-            4.. => multiply_tile::<4>(isa, rows, row, product, panel, output),
-            2.. => multiply_tile::<2>(isa, rows, row, product, panel, output),
-            _ => multiply_tile::<1>(isa, rows, row, product, panel, output),
-        };
+fn multiply_panel(
+    isa: Isa,
+    rows: &Rows,
+    tiles: &[RowTile],
+    product: Product<'_>,
+    panel: usize,
+    output: &Output,
+) {
+    for tile in tiles {
+        match tile.count {
+            8 => multiply_tile::<8>(isa, rows, tile, product, panel, output),
+            4 => multiply_tile::<4>(isa, rows, tile, product, panel, output),
+            2 => multiply_tile::<2>(isa, rows, tile, product, panel, output),
+            _ => multiply_tile::<1>(isa, rows, tile, product, panel, output),
+        }
     }
 }
 
 fn multiply_tile<const M: usize>(
     isa: Isa,
     rows: &Rows,
-    row: usize,
+    tile: &RowTile,
     product: Product<'_>,
     panel: usize,
     output: &Output,
-) -> usize {
+) {
     let matrix = product.matrix;
-    let tile: Tile<M> = tile(isa, matrix.format(), matrix.panel(panel), rows, row);
+    let results: Tile<M> = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512::tile(matrix.format(), matrix.panel(panel), rows, tile),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => plain::tile_avx2(matrix.format(), matrix.panel(panel), rows, tile.row),
+        _ => plain::tile(matrix.format(), matrix.panel(panel), rows, tile.row),
+    };
     let count = (matrix.rows() - panel * PANEL_ROWS).min(PANEL_ROWS);
-    for (index, results) in tile.iter().enumerate() {
-        let at = (row + index) * output.stride + product.column + panel * PANEL_ROWS;
+    for (index, results) in results.iter().enumerate() {
+        let at = (tile.row + index) * output.stride + product.column + panel * PANEL_ROWS;
         // SAFETY: `matmul_with` has checked that the product's columns lie within rows of the output, and no other task
         // has this panel of this matrix.
         unsafe { std::ptr::copy_nonoverlapping(results.as_ptr(), output.first.at(at), count) };
-    }
-    M
-}
-
-fn tile<const M: usize>(isa: Isa, format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512::tile(format, panel, rows, row),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => plain::tile_avx2(format, panel, rows, row),
-        _ => plain::tile(format, panel, rows, row),
     }
 }
 

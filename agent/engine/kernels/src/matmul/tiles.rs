@@ -1,0 +1,50 @@
+use crate::Rows;
+use crate::format::GROUPS;
+
+/// Words of a block in a tile, by row of the tile: its quants, its scale, the sum of its quants, the sums of its halves.
+pub(super) const BLOCK_WORDS: usize = GROUPS + 4;
+pub(super) const SCALE: usize = GROUPS;
+pub(super) const SUM: usize = GROUPS + 1;
+pub(super) const HALF_SUMS: usize = GROUPS + 2;
+
+/// Most rows that a kernel takes at once.
+const MOST_ROWS: usize = 8;
+
+/// A few rows, laid out so that a kernel reads them in one stream: `[blocks, BLOCK_WORDS, count]`.
+pub(super) struct RowTile {
+    pub(super) row: usize,
+    pub(super) count: usize,
+    pub(super) words: Vec<u32>,
+}
+
+/// Cuts rows into tiles of eight, and what is left into four, two and one.
+pub(super) fn tiles(rows: &Rows, packed: bool) -> Vec<RowTile> {
+    let mut tiles = Vec::new();
+    let mut row = 0;
+    while row < rows.count() {
+        let count = 1 << (rows.count() - row).min(MOST_ROWS).ilog2();
+        let words = if packed { pack(rows, row, count) } else { Vec::new() };
+        tiles.push(RowTile { row, count, words });
+        row += count;
+    }
+    tiles
+}
+
+fn pack(rows: &Rows, row: usize, count: usize) -> Vec<u32> {
+    let blocks = rows.blocks();
+    let mut words = vec![0; blocks * BLOCK_WORDS * count];
+    for (block, place) in words.chunks_exact_mut(BLOCK_WORDS * count).enumerate() {
+        for index in 0..count {
+            let at = (row + index) * blocks + block;
+            for (group, word) in rows.words[at * GROUPS..][..GROUPS].iter().enumerate() {
+                place[group * count + index] = *word;
+            }
+            let [first, second] = rows.sums[at];
+            place[SCALE * count + index] = rows.scales[at].to_bits();
+            place[SUM * count + index] = (first + second).cast_unsigned();
+            place[HALF_SUMS * count + index] = first.cast_unsigned();
+            place[(HALF_SUMS + 1) * count + index] = second.cast_unsigned();
+        }
+    }
+    words
+}
