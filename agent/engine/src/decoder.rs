@@ -287,7 +287,7 @@ impl Layer {
         let (width, count, eps) = (description.width, places.len(), description.norm_eps as f32);
         normalize(pool, &scratch.hidden, &self.attention_norm, eps, &mut scratch.normed);
         self.project(decoder, count, angles, scratch);
-        self.remember(description, index, places, chunks, store, &scratch.projected);
+        self.remember(decoder, index, places, chunks, store, &scratch.projected);
 
         let (q, stride) = (description.heads * description.head_dim, self.projected_width(description));
         scratch.attended.resize(count * q, 0.0);
@@ -369,19 +369,23 @@ impl Layer {
 
     fn remember(
         &self,
-        description: &DecoderDescription,
+        decoder: &Decoder,
         index: usize,
         places: &[Place],
         chunks: &[Chunk<'_>],
         store: &mut KeyValueStore,
         projected: &[f32],
     ) {
-        let (q, kv) = (description.heads * description.head_dim, description.kv_heads * description.head_dim);
-        for (place, row) in places.iter().zip(projected.chunks_exact(q + 2 * kv)) {
-            let block = chunks[place.chunk].blocks.table(index)[place.position / BLOCK_TOKENS];
-            let (keys, values) = row[q..].split_at(kv);
-            store.write(block, place.position % BLOCK_TOKENS, keys, values);
-        }
+        let (description, pool) = (&decoder.description, &*decoder.pool);
+        let places: Vec<(u32, usize)> = places
+            .iter()
+            .map(|place| {
+                let block = chunks[place.chunk].blocks.table(index)[place.position / BLOCK_TOKENS];
+                (block, place.position % BLOCK_TOKENS)
+            })
+            .collect();
+        let (stride, queries) = (self.projected_width(description), description.heads * description.head_dim);
+        store.write(pool, &places, projected, stride, queries);
     }
 
     fn feed_forward(&self, decoder: &Decoder, count: usize, scratch: &mut Scratch) {

@@ -143,9 +143,11 @@ mod tests {
         let blocks: usize = lengths.iter().map(|length| length.div_ceil(BLOCK_TOKENS)).sum();
         let mut store = KeyValueStore::new(blocks + 1, kv_heads, head_dim);
         // What an earlier sequence left must not matter.
-        let poison = vec![f32::NAN; kv_heads * head_dim];
-        for block in 0..=blocks {
-            (0..BLOCK_TOKENS).for_each(|slot| store.write(block as u32, slot, &poison, &poison));
+        let pool = Pool::new(2).unwrap();
+        let poison = vec![f32::NAN; 2 * kv_heads * head_dim * BLOCK_TOKENS];
+        for block in 0..=blocks as u32 {
+            let places: Vec<_> = (0..BLOCK_TOKENS).map(|slot| (block, slot)).collect();
+            store.write(&pool, &places, &poison, 2 * kv_heads * head_dim, 0);
         }
         let mut next = blocks as u32;
         let (mut tables, mut tokens) = (Vec::new(), Vec::new());
@@ -159,9 +161,12 @@ mod tests {
             let mut random =
                 || (0..kv_heads * head_dim).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
             let all: Vec<_> = (0..*length).map(|_| (random(), random())).collect();
-            for (position, (keys, values)) in all.iter().enumerate() {
-                store.write(table[position / BLOCK_TOKENS], position % BLOCK_TOKENS, keys, values);
-            }
+            let places: Vec<_> = (0..*length)
+                .map(|position| (table[position / BLOCK_TOKENS], position % BLOCK_TOKENS))
+                .collect();
+            let rows: Vec<f32> =
+                all.iter().flat_map(|(keys, values)| [&[0.5][..], keys, values].concat()).collect();
+            store.write(&pool, &places, &rows, 1 + 2 * kv_heads * head_dim, 1);
             tables.push(table);
             tokens.push(all);
         }

@@ -1,8 +1,13 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::Pool;
+use crate::pool::SendPointer;
+
 /// Tokens in a block.
 pub const BLOCK_TOKENS: usize = 16;
+/// Tokens below which one thread is quicker than several.
+const LEAST_SHARED_TOKENS: usize = 16;
 /// Numbers in a vector.
 const LANES: usize = 16;
 
@@ -13,14 +18,13 @@ pub struct KeyValueStore {
     kv_heads: usize,
     head_dim: usize,
     halves: Vec<u16>,
-    rounded: Vec<f16>,
 }
 
 impl KeyValueStore {
     /// Room for `blocks` blocks; memory is touched as it is written. `head_dim` is even.
     pub fn new(blocks: usize, kv_heads: usize, head_dim: usize) -> Self {
         let halves = vec![0; blocks * block_halves(kv_heads, head_dim)];
-        Self { kv_heads, head_dim, halves, rounded: vec![f16::ZERO; kv_heads * head_dim] }
+        Self { kv_heads, head_dim, halves }
     }
 
     /// Heads of keys and values.
@@ -43,25 +47,55 @@ impl KeyValueStore {
         (block_halves(kv_heads, head_dim) * size_of::<u16>()) as u64
     }
 
-    /// Writes one token's keys and values, `[kv_heads, head_dim]` each.
+    /// Writes keys and values of many tokens. Token `n` goes to `places[n]`, a block and a slot; its keys are in row `n`
+    /// of `rows`, `stride` numbers apart, from `column` on, `[kv_heads, head_dim]`, and its values follow.
     ///
     /// # Panics
-    /// When the block does not exist: that is a bug of the caller.
-    pub fn write(&mut self, block: u32, slot: usize, keys: &[f32], values: &[f32]) {
+    /// When a block does not exist, two tokens go to one place, or rows are missing: those are bugs of the caller.
+    pub fn write(
+        &mut self,
+        pool: &Pool,
+        places: &[(u32, usize)],
+        rows: &[f32],
+        stride: usize,
+        column: usize,
+    ) {
         let (dim, padded) = (self.head_dim, self.padded_dim());
         let (of_head, of_block) = (head_halves(dim), block_halves(self.kv_heads, dim));
-        let block = &mut self.halves[block as usize * of_block..][..of_block];
-        self.rounded.convert_from_f32_slice(keys);
-        for (head, keys) in block.chunks_exact_mut(of_head).zip(self.rounded.chunks_exact(dim)) {
-            for (places, key) in head.chunks_exact_mut(BLOCK_TOKENS).zip(keys) {
-                places[slot] = key.to_bits();
+        let width = self.kv_heads * dim;
+        assert!(stride >= column + 2 * width && rows.len() >= places.len() * stride, "rows are missing");
+        let blocks = self.halves.len() / of_block;
+        let mut sorted = places.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert!(sorted.len() == places.len(), "two tokens go to one place");
+        assert!(
+            places.iter().all(|(block, slot)| (*block as usize) < blocks && *slot < BLOCK_TOKENS),
+            "no such place"
+        );
+        let first = SendPointer(self.halves.as_mut_ptr());
+        let write = |token: usize| {
+            let (block, slot) = places[token];
+            let (keys, values) = rows[token * stride + column..][..2 * width].split_at(width);
+            for head in 0..self.kv_heads {
+                let start = block as usize * of_block + head * of_head;
+                let of_token = head * dim..(head + 1) * dim;
+                // SAFETY: the block is there, so all of its halves are; a slot of a block is written by one task, since
+                // no two tokens go to one place.
+                unsafe {
+                    for (index, key) in keys[of_token.clone()].iter().enumerate() {
+                        *first.at(start + index * BLOCK_TOKENS + slot) = f16::from_f32(*key).to_bits();
+                    }
+                    let place = first.at(start + dim * BLOCK_TOKENS + slot * padded);
+                    let place = std::slice::from_raw_parts_mut(place.cast::<f16>(), dim);
+                    place.convert_from_f32_slice(&values[of_token]);
+                }
             }
-        }
-        self.rounded.convert_from_f32_slice(values);
-        for (head, values) in block.chunks_exact_mut(of_head).zip(self.rounded.chunks_exact(dim)) {
-            for (place, value) in head[BLOCK_TOKENS * dim + slot * padded..][..dim].iter_mut().zip(values) {
-                *place = value.to_bits();
-            }
+        };
+        if places.len() < LEAST_SHARED_TOKENS {
+            (0..places.len()).for_each(write);
+        } else {
+            pool.run(places.len(), write);
         }
     }
 

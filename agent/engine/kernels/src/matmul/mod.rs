@@ -62,7 +62,7 @@ pub(crate) fn matmul_with(
         .collect();
     let packed =
         isa == Isa::Avx512Vnni && products.iter().any(|product| product.matrix.format().layout().is_some());
-    let tiles = tiles(rows, packed);
+    let tiles = tiles(pool, rows, packed);
     let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
     let whole = panels_a_task == panels.max(1);
     let each = |index: usize| {

@@ -1,5 +1,5 @@
-use crate::Rows;
 use crate::format::GROUPS;
+use crate::{Pool, Rows};
 
 /// Words of a block in a tile, by row of the tile: its quants, its scale, the sum of its quants, the sums of its halves.
 pub(super) const BLOCK_WORDS: usize = GROUPS + 4;
@@ -18,14 +18,16 @@ pub(super) struct RowTile {
 }
 
 /// Cuts rows into tiles of eight, and what is left into four, two and one.
-pub(super) fn tiles(rows: &Rows, packed: bool) -> Vec<RowTile> {
+pub(super) fn tiles(pool: &Pool, rows: &Rows, packed: bool) -> Vec<RowTile> {
     let mut tiles = Vec::new();
     let mut row = 0;
     while row < rows.count() {
         let count = 1 << (rows.count() - row).min(MOST_ROWS).ilog2();
-        let words = if packed { pack(rows, row, count) } else { Vec::new() };
-        tiles.push(RowTile { row, count, words });
+        tiles.push(RowTile { row, count, words: Vec::new() });
         row += count;
+    }
+    if packed {
+        pool.run_each(&mut tiles, |tile| tile.words = pack(rows, tile.row, tile.count));
     }
     tiles
 }
