@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::HeaderValue;
-use hyper::{Request, StatusCode, Uri, header};
+use hyper::{Request, Response, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -15,6 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Longest line of a stream, in bytes; a server that sends more is broken.
 const LONGEST_LINE_BYTES: usize = 1 << 20;
+/// Characters of an error that tell its kind.
+const LONGEST_KIND: usize = 100;
 const REVISION_HEADER: &str = "x-llmdeck-revision";
 
 /// Speaks to one server over connections that are kept.
@@ -70,7 +73,7 @@ impl ChatError {
         match self {
             Self::Url { .. } => "address".into(),
             Self::Status { status, .. } => format!("status {status}"),
-            Self::Broken(_) => "connection".into(),
+            Self::Broken(words) => words.chars().take(LONGEST_KIND).collect(),
             Self::Unfinished => "unfinished".into(),
             Self::TooLong(_) => "timeout".into(),
         }
@@ -225,14 +228,26 @@ impl StreamClient {
         timeout_at(end, self.stream(body)).await.unwrap_or(Err(ChatError::TooLong(self.patience)))
     }
 
-    async fn stream(&self, body: Bytes) -> Result<ChatOutcome, ChatError> {
+    /// Some servers close a kept connection just as the next request goes out on it. Then nothing of an answer has come, and
+    /// the request goes out once more; its latency counts from the beginning all the same.
+    async fn send(&self, body: Bytes) -> Result<Response<Incoming>, ChatError> {
+        match self.client.request(self.request(body.clone())?).await {
+            Err(error) if was_closed(&error) => self.client.request(self.request(body)?).await,
+            answered => answered,
+        }
+        .map_err(|error| ChatError::Broken(innermost(&error)))
+    }
+
+    fn request(&self, body: Bytes) -> Result<Request<Full<Bytes>>, ChatError> {
         let mut request = Request::post(self.uri.clone()).header(header::CONTENT_TYPE, "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::new(body)).map_err(|error| ChatError::Broken(error.to_string()))?;
-        let response =
-            self.client.request(request).await.map_err(|error| ChatError::Broken(innermost(&error)))?;
+        request.body(Full::new(body)).map_err(|error| ChatError::Broken(error.to_string()))
+    }
+
+    async fn stream(&self, body: Bytes) -> Result<ChatOutcome, ChatError> {
+        let response = self.send(body).await?;
         let status = response.status();
         let revision = response.headers().get(REVISION_HEADER).and_then(|value| value.to_str().ok());
         let revision = revision.map(str::to_owned);
@@ -303,6 +318,11 @@ impl Answer {
         }
         Ok(())
     }
+}
+
+fn was_closed(error: &hyper_util::client::legacy::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
+    source.is_some_and(|source| source.is_incomplete_message() || source.is_closed())
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
