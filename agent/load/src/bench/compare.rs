@@ -16,6 +16,9 @@ const COMPARED: [(Latency, f64); 8] = [
     (Latency::E2e, 0.99),
 ];
 
+/// A count of a block.
+type Pick = fn(&Block) -> u64;
+
 /// Two outcomes side by side.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
@@ -81,7 +84,7 @@ pub fn compare(before: &Outcome, after: &Outcome, margin: f64) -> Comparison {
             after,
         ));
     }
-    let rates: [(&str, fn(&Block) -> u64); 2] =
+    let rates: [(&str, Pick); 2] =
         [("answers/s", |block| block.ok), ("output tokens/s", |block| block.completion_tokens)];
     for (name, pick) in rates {
         let rate = |outcome: &Outcome, times: &[u64]| {

@@ -54,9 +54,9 @@ pub(super) async fn run(arguments: BenchArguments) -> Result<ExitCode, CliError>
         }
     } else {
         if let [one] = &outcomes[..] {
-            summary::one(one)?
+            summary::one(one)?;
         } else {
-            summary::many(&outcomes)?
+            summary::many(&outcomes)?;
         }
         if let Some(comparison) = &comparison {
             summary::comparison(comparison)?;

@@ -40,7 +40,7 @@ pub(super) fn render(outcomes: &[Outcome], comparison: Option<&Comparison>) -> S
     }
     // A closing tag inside of the data would end it.
     let data = serde_json::to_string(outcomes).unwrap_or_default().replace("</", "<\\/");
-    let _ = write!(page, "<script type=\"application/json\" id=\"outcomes\">{data}</script>\n");
+    let _ = writeln!(page, "<script type=\"application/json\" id=\"outcomes\">{data}</script>");
     page
 }
 
