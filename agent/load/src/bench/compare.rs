@@ -146,7 +146,7 @@ mod tests {
             let mut block = Block { due: 50, ok: 50, completion_tokens: 500, ..Block::default() };
             for latency in [Latency::Ttft, Latency::Itl, Latency::Tpot, Latency::E2e] {
                 (0..50).for_each(|_| {
-                    block.record(latency, (f64::from(rng.random_range(10..20) * 100) * slower) as u64)
+                    block.record(latency, (f64::from(rng.random_range(10..20) * 100) * slower) as u64);
                 });
             }
             block
