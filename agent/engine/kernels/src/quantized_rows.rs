@@ -94,7 +94,9 @@ fn quantize_plain(floats: &[f32], words: &mut [u32], scales: &mut [f32], sums: &
         let mut quants = [0i32; BLOCK];
         const ROUND: f32 = 12_582_912.0;
         for (quant, number) in quants.iter_mut().zip(&block) {
-            *quant = ((number * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+            let whole = ((number * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+            // What is not a number gives any whole one; in eight bits it cannot overflow a sum.
+            *quant = i32::from(whole as i8);
         }
         for (group, word) in words[index * GROUPS..][..GROUPS].iter_mut().enumerate() {
             let four = &quants[group * 4..][..4];
