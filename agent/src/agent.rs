@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,8 +216,7 @@ impl Agent {
 }
 
 fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, RolloutSettings>, StartError> {
-    let threads = config.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
-    let pool = Arc::new(Pool::new(threads).map_err(StartError::Threads)?);
+    let pool = Arc::new(Pool::new(config.compute_threads()).map_err(StartError::Threads)?);
     let one = |config: &DeploymentConfig| {
         let suite = config.suite.as_ref().map(|reference| {
             let (path, text) = registry.suite(reference)?;

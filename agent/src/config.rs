@@ -9,6 +9,7 @@ use crate::telemetry::Prices;
 
 const LONGEST_NAME: usize = 64;
 const MOST_DEPLOYMENTS: usize = 32;
+const MOST_THREADS: usize = 1_024;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +135,11 @@ mod defaults {
 }
 
 impl Config {
+    /// Threads that compute.
+    pub fn compute_threads(&self) -> usize {
+        self.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get)
+    }
+
     /// What runs without a file: the built-in model as `assistant`.
     pub fn builtin() -> Self {
         let text =
@@ -174,6 +180,9 @@ impl Config {
                 "has {} deployments; give 1 to {MOST_DEPLOYMENTS}, each as [[deployment]] with name and model",
                 self.deployments.len()
             ));
+        }
+        if self.threads.is_some_and(|threads| threads.get() > MOST_THREADS) {
+            return Err(format!("threads must be at most {MOST_THREADS}"));
         }
         if !(50..=60_000).contains(&self.interval_ms) {
             return Err(format!("interval_ms must be between 50 and 60000, not {}", self.interval_ms));

@@ -71,7 +71,7 @@ fn sampling(request: &Request) -> SamplingOptions {
 /// One token after another, alone, with nothing that an engine does.
 fn alone(request: &Request) -> Vec<u32> {
     let model = model();
-    let mut session = Session::new(&model, request.prompt.len() + request.max_tokens);
+    let mut session = Session::new(&model, request.prompt.len() + request.max_tokens).unwrap();
     let mut sampler = llmdeck_engine::sampling::Sampler::new(sampling(request), &request.prompt);
     let (mut next, mut answer) = (request.prompt.clone(), Vec::new());
     while answer.len() < request.max_tokens {

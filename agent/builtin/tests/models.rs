@@ -28,6 +28,21 @@ fn load(asset: &Asset) -> Arc<Model> {
     Arc::new(Model::load(file.path(), &Arc::new(Pool::new(1).unwrap())).unwrap())
 }
 
+#[test]
+fn a_file_that_ends_too_early_is_named_with_the_tensor() {
+    let mut file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+    file.write_all(&MODELS[0].bytes[..MODELS[0].bytes.len() / 2]).unwrap();
+    let error = Model::load(file.path(), &Arc::new(Pool::new(1).unwrap())).err().unwrap().to_string();
+    assert!(error.contains("the file has") && error.contains("blk."), "{error}");
+}
+
+#[test]
+fn a_cache_beyond_all_memory_is_refused() {
+    let options = EngineOptions { cache_bytes: 1 << 44, ..EngineOptions::default() };
+    let error = Engine::start("large", load(&MODELS[0]), options).err().unwrap().to_string();
+    assert!(error.contains("MiB of memory cannot be had"), "{error}");
+}
+
 fn assistant() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::start("assistant", load(&MODELS[0]), EngineOptions::default()).unwrap())

@@ -130,7 +130,10 @@ impl Decoder {
     }
 
     /// A store of keys and values for this decoder.
-    pub fn store(&self, blocks: usize) -> KeyValueStore {
+    ///
+    /// # Errors
+    /// When the system has not so much memory.
+    pub fn store(&self, blocks: usize) -> std::io::Result<KeyValueStore> {
         KeyValueStore::new(blocks, self.description.kv_heads, self.description.head_dim)
     }
 

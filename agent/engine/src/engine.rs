@@ -119,7 +119,7 @@ impl Engine {
     /// Starts the compute thread.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// When the system has no thread left, or not the memory for the cache.
     pub fn start(name: &str, model: Arc<Model>, options: EngineOptions) -> std::io::Result<Self> {
         let (submissions, receiver) = sync_channel(options.max_waiting.max(1));
         let gauges = Arc::new(Gauges::default());
@@ -131,6 +131,8 @@ impl Engine {
             layers: windows.len(),
         };
         let blocks = usize::try_from(options.cache_bytes / block_bytes(&model)).unwrap_or(usize::MAX);
+        // Before anything else is as large as the setting says.
+        let store = model.decoder.store(blocks)?;
         let worker = Worker {
             limits,
             options,
@@ -138,7 +140,7 @@ impl Engine {
             waiting: VecDeque::new(),
             running: Vec::new(),
             blocks: BlockPool::new(blocks, windows),
-            store: model.decoder.store(blocks),
+            store,
             scratch: Scratch::default(),
             payoff: Payoff::default(),
             served: HashMap::new(),
@@ -306,9 +308,13 @@ impl Worker {
         self.guess();
         let running: Vec<Running> = self.running.iter().map(Sequence::as_running).collect();
         let windows = self.model.decoder.description().windows();
+        // Without a place nobody starts, and nobody's prompt need be looked up.
+        let places = self.limits.max_sequences.saturating_sub(self.running.len());
+        let candidates = if places == 0 { 0 } else { self.waiting.len() };
         let waiting: Vec<Waiting> = self
             .waiting
             .iter()
+            .take(candidates)
             .map(|sequence| {
                 let remembered_tokens = self.blocks.remembered_tokens(sequence.tokens());
                 let tokens = sequence.tokens().len() + 1;

@@ -25,4 +25,4 @@ pub mod train;
 pub mod weights;
 
 pub use error::EngineError;
-pub use llmdeck_kernels::Pool;
+pub use llmdeck_kernels::{Isa, Pool};

@@ -143,8 +143,10 @@ impl Sequence {
         self.guess.len()
     }
 
-    /// The next `count` tokens to compute.
-    pub(crate) fn next_tokens(&self, count: usize) -> Vec<u32> {
+    /// The next `count` tokens to compute; guesses beyond them are forgotten.
+    pub(crate) fn next_tokens(&mut self, count: usize) -> Vec<u32> {
+        let own = self.tokens.len() - self.blocks.len();
+        self.guess.truncate(count.saturating_sub(own));
         self.tokens[self.blocks.len()..].iter().chain(&self.guess).take(count).copied().collect()
     }
 

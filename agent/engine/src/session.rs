@@ -19,17 +19,20 @@ pub struct Session {
 
 impl Session {
     /// Room for `capacity` tokens.
-    pub fn new(model: &Arc<Model>, capacity: usize) -> Self {
+    ///
+    /// # Errors
+    /// When the system has not so much memory.
+    pub fn new(model: &Arc<Model>, capacity: usize) -> std::io::Result<Self> {
         let description = model.decoder.description();
         let windows = description.windows();
         let blocks = BlockPool::most_for(&windows, capacity, capacity);
-        Self {
+        Ok(Self {
+            store: model.decoder.store(blocks)?,
             pool: BlockPool::new(blocks, windows),
-            store: model.decoder.store(blocks),
             blocks: SequenceBlocks::default(),
             scratch: Scratch::default(),
             model: Arc::clone(model),
-        }
+        })
     }
 
     /// Runs tokens behind those before; logits of the last, `[vocabulary]`.

@@ -206,14 +206,21 @@ impl<'a> Weights<'a> {
         rows: usize,
         columns: usize,
     ) -> Result<Matrix, EngineError> {
-        if place.format.file_row_bytes(columns).is_none() {
+        let Some(row_bytes) = place.format.file_row_bytes(columns) else {
             let reason = format!("rows of {columns} do not fill the blocks of {:?}", place.format);
             return Err(EngineError::tensor(name, reason));
+        };
+        let failed = |source| EngineError::Read { path: place.file.path.clone(), source };
+        // A header may say anything; memory is only asked for what the file has.
+        let end = (rows as u64).saturating_mul(row_bytes as u64).saturating_add(place.offset);
+        let has = place.file.file.metadata().map_err(failed)?.len();
+        if end > has {
+            let reason = format!("ends at byte {end}, the file has {has}; fetch it again");
+            return Err(EngineError::malformed(&place.file.path, format!("tensor {name:?} {reason}")));
         }
         let read =
             |offset: u64, buffer: &mut [u8]| place.file.file.read_exact_at(buffer, place.offset + offset);
-        Matrix::read(&self.pool, place.format, rows, columns, read)
-            .map_err(|source| EngineError::Read { path: place.file.path.clone(), source })
+        Matrix::read(&self.pool, place.format, rows, columns, read).map_err(failed)
     }
 
     /// A format that the kernels do not know is kept as 32-bit floats.

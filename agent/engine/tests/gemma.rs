@@ -124,8 +124,8 @@ fn logits_and_greedy_tokens_are_those_of_candle_transformers() {
 
     let mut tokens = quantized.tokenizer.encode("The sea at night is").unwrap();
     let capacity = tokens.len() + GREEDY_TOKENS;
-    let mut exact = Session::new(&exact, capacity);
-    let mut rounding = Session::new(&quantized, capacity);
+    let mut exact = Session::new(&exact, capacity).unwrap();
+    let mut rounding = Session::new(&quantized, capacity).unwrap();
     let mut position = 0;
     for step in 0..GREEDY_TOKENS {
         let mut theirs = Vec::new();

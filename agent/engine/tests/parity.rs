@@ -121,7 +121,7 @@ fn likeliest(row: &[f32]) -> u32 {
 fn compare(name: &str, folder: &Path, mut reference: impl FnMut(&[u32], usize) -> Result<Tensor>) {
     let pool = Arc::new(Pool::new(2).unwrap());
     let model = Arc::new(Model::load(folder, &pool).unwrap());
-    let mut session = Session::new(&model, PROMPT.len() + GREEDY_TOKENS);
+    let mut session = Session::new(&model, PROMPT.len() + GREEDY_TOKENS).unwrap();
     let (mut tokens, mut position) = (PROMPT.to_vec(), 0);
     for step in 0..GREEDY_TOKENS {
         let theirs = reference(&tokens, position).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

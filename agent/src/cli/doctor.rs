@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use color_eyre::eyre::{Result, bail};
+use llmdeck_engine::Isa;
 use llmdeck_proto::v1::gpu_driver::State;
 
 use crate::agent::AgentOptions;
@@ -25,6 +26,7 @@ enum Finding {
 pub(super) fn check(options: &AgentOptions) -> Result<()> {
     let findings = [
         ("GPU", gpu(options)?),
+        ("CPU", cpu(options)),
         ("memory", memory(options)),
         ("disk", disk(options)),
         ("data directory", data_dir(&options.data_dir)),
@@ -68,6 +70,15 @@ fn gpu(options: &AgentOptions) -> Result<Finding> {
         State::Unspecified => Finding::Wrong("the driver does not answer; look into the kernel's log".into()),
         State::VersionMismatch | State::NoPermission | State::Failed => Finding::Wrong(driver.detail),
     })
+}
+
+fn cpu(options: &AgentOptions) -> Finding {
+    let threads = options.config.compute_threads();
+    let text = format!("{threads} threads, {}", Isa::widest().as_str());
+    match Isa::widest() {
+        Isa::Plain => Finding::Note(format!("{text}; models run slowly without AVX2 or AVX-512 VNNI")),
+        Isa::Avx2 | Isa::Avx512Vnni => Finding::Well(text),
+    }
 }
 
 fn memory(options: &AgentOptions) -> Finding {

@@ -18,6 +18,7 @@ mod matrix;
 mod pool;
 mod quantized_rows;
 mod repack;
+mod zeroed;
 
 pub use format::WeightFormat;
 pub use isa::Isa;

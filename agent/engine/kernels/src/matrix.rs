@@ -1,7 +1,6 @@
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
-
 use crate::line::{Line, PANEL_ROWS};
 use crate::pool::SendPointer;
+use crate::zeroed::zeroed;
 use crate::{Pool, WeightFormat, repack};
 
 /// Panels that one task reads and lays out.
@@ -21,9 +20,9 @@ impl Matrix {
     /// thread. Nothing but the panels outlives the call, and memory for a few rows is used beside them.
     ///
     /// # Errors
-    /// The first that `read` gave. `columns` must fill the format's blocks, which
+    /// The first that `read` gave, or that memory cannot be had. `columns` must fill the format's blocks, which
     /// [`WeightFormat::file_row_bytes`] checks.
-    pub fn read<E: Send>(
+    pub fn read<E: Send + From<std::io::Error>>(
         pool: &Pool,
         format: WeightFormat,
         rows: usize,
@@ -33,7 +32,7 @@ impl Matrix {
         let row_bytes = format.file_row_bytes(columns).unwrap_or(0);
         let panel_lines = format.panel_lines(columns);
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut lines = zeroed(panels * panel_lines);
+        let mut lines = zeroed(panels.saturating_mul(panel_lines))?;
         let mut tasks: Vec<(usize, &mut [Line], Result<(), E>)> = lines
             .chunks_mut((PANELS_A_TASK * panel_lines).max(1))
             .enumerate()
@@ -66,7 +65,7 @@ impl Matrix {
         let bytes = bytes.get(..needed)?;
         let read = |offset: u64, buffer: &mut [u8]| {
             buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
-            Ok::<(), std::convert::Infallible>(())
+            Ok::<(), std::io::Error>(())
         };
         Self::read(pool, format, rows, columns, read).ok()
     }
@@ -107,22 +106,6 @@ impl Matrix {
 
     pub(crate) fn panel(&self, index: usize) -> &[Line] {
         &self.lines[index * self.panel_lines..][..self.panel_lines]
-    }
-}
-
-/// Lines from the system's zero pages: a matrix's memory is touched for the first time by the thread that fills it.
-fn zeroed(count: usize) -> Vec<Line> {
-    if count == 0 {
-        return Vec::new();
-    }
-    let Ok(layout) = Layout::array::<Line>(count) else { handle_alloc_error(Layout::new::<Line>()) };
-    // SAFETY: the layout is of `count` lines and not empty; zero is a valid line; the vector frees with the same layout.
-    unsafe {
-        let first = alloc_zeroed(layout).cast::<Line>();
-        if first.is_null() {
-            handle_alloc_error(layout);
-        }
-        Vec::from_raw_parts(first, count, count)
     }
 }
 

@@ -55,79 +55,66 @@ impl Comparison {
 /// Compares quantity by quantity. A change counts when its whole interval lies beyond the margin, so that noise alone
 /// seldom does.
 pub fn compare(before: &Outcome, after: &Outcome, margin: f64) -> Comparison {
-    let (draws_before, draws_after) = (draws(before.blocks.len(), 2), draws(after.blocks.len(), 3));
+    let sides = Sides {
+        before,
+        after,
+        draws: draws(before.blocks.len(), 2).into_iter().zip(draws(after.blocks.len(), 3)).collect(),
+    };
     let mut rows = Vec::new();
     for (latency, quantile) in COMPARED {
-        let (old, new) = (Table::new(&before.blocks, latency), Table::new(&after.blocks, latency));
-        let of =
-            |table: &Table, times: &[u64]| table.quantiles(times, &[quantile])[0].map(|value| value as f64);
-        let ones = |outcome: &Outcome| vec![1; outcome.blocks.len()];
-        let (Some(value_before), Some(value_after)) = (of(&old, &ones(before)), of(&new, &ones(after)))
-        else {
-            continue;
+        let of = |outcome: &Outcome| {
+            let table = Table::new(&outcome.blocks, latency);
+            move |times: &[u64]| table.quantiles(times, &[quantile])[0].map(|value| value as f64)
         };
         let worse = |before: f64, after: f64| after / before.max(1.0) - 1.0;
-        let resampled = draws_before
-            .iter()
-            .zip(&draws_after)
-            .filter_map(|(old_times, new_times)| Some(worse(of(&old, old_times)?, of(&new, new_times)?)))
-            .collect();
         let name = format!("{} p{}", latency.name(), quantile * 100.0);
-        rows.push(row(
-            name,
-            value_before,
-            value_after,
-            worse(value_before, value_after),
-            resampled,
-            margin,
-            before,
-            after,
-        ));
+        rows.extend(sides.row(name, &of(before), &of(after), worse, margin));
     }
     let rates: [(&str, Pick); 2] =
         [("answers/s", |block| block.ok), ("output tokens/s", |block| block.completion_tokens)];
     for (name, pick) in rates {
-        let rate = |outcome: &Outcome, times: &[u64]| {
-            let total: u64 = outcome.blocks.iter().zip(times).map(|(block, times)| pick(block) * times).sum();
-            total as f64 / outcome.seconds.max(1e-9)
+        let of = |outcome: &Outcome| {
+            let counts: Vec<u64> = outcome.blocks.iter().map(pick).collect();
+            let seconds = outcome.seconds.max(1e-9);
+            move |times: &[u64]| {
+                let total: u64 = counts.iter().zip(times).map(|(count, times)| count * times).sum();
+                Some(total as f64 / seconds)
+            }
         };
-        let all = |outcome: &Outcome| rate(outcome, &vec![1; outcome.blocks.len()]);
         let worse = |before: f64, after: f64| before / after.max(1e-9) - 1.0;
-        let resampled = draws_before
-            .iter()
-            .zip(&draws_after)
-            .map(|(old_times, new_times)| worse(rate(before, old_times), rate(after, new_times)))
-            .collect();
-        let (value_before, value_after) = (all(before), all(after));
-        rows.push(row(
-            name.into(),
-            value_before,
-            value_after,
-            worse(value_before, value_after),
-            resampled,
-            margin,
-            before,
-            after,
-        ));
+        rows.extend(sides.row(name.into(), &of(before), &of(after), worse, margin));
     }
     Comparison { rows, margin }
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of a row")]
-fn row(
-    name: String,
-    value_before: f64,
-    value_after: f64,
-    worse_by: f64,
-    resampled: Vec<f64>,
-    margin: f64,
-    before: &Outcome,
-    after: &Outcome,
-) -> Row {
-    let enough = before.blocks.len() > 1 && after.blocks.len() > 1;
-    let interval = if enough { interval(resampled) } else { None };
-    let regressed = interval.is_some_and(|[low, _]| low > margin);
-    Row { name, before: value_before, after: value_after, worse_by, interval, regressed }
+/// Both outcomes, and how often each block is drawn in each resample of both.
+struct Sides<'a> {
+    before: &'a Outcome,
+    after: &'a Outcome,
+    draws: Vec<(Vec<u64>, Vec<u64>)>,
+}
+
+impl Sides<'_> {
+    /// `None` where one side has no value. `old` and `new` give the quantity when each block is there so many times.
+    fn row(
+        &self,
+        name: String,
+        old: &dyn Fn(&[u64]) -> Option<f64>,
+        new: &dyn Fn(&[u64]) -> Option<f64>,
+        worse: fn(f64, f64) -> f64,
+        margin: f64,
+    ) -> Option<Row> {
+        let (blocks_before, blocks_after) = (self.before.blocks.len(), self.after.blocks.len());
+        let (before, after) = (old(&vec![1; blocks_before])?, new(&vec![1; blocks_after])?);
+        let resampled = self
+            .draws
+            .iter()
+            .filter_map(|(old_times, new_times)| Some(worse(old(old_times)?, new(new_times)?)));
+        let interval =
+            if blocks_before > 1 && blocks_after > 1 { interval(resampled.collect()) } else { None };
+        let regressed = interval.is_some_and(|[low, _]| low > margin);
+        Some(Row { name, before, after, worse_by: worse(before, after), interval, regressed })
+    }
 }
 
 #[cfg(test)]

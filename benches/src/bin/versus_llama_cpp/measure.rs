@@ -45,16 +45,16 @@ struct Run {
 }
 
 impl Run {
-    fn new(model: &Arc<Model>, sequences: usize, tokens: usize) -> Self {
+    fn new(model: &Arc<Model>, sequences: usize, tokens: usize) -> Result<Self> {
         let windows = model.decoder.description().windows();
         let blocks = sequences * BlockPool::most_for(&windows, tokens, tokens);
-        Self {
+        Ok(Self {
+            store: model.decoder.store(blocks)?,
             pool: BlockPool::new(blocks, windows),
-            store: model.decoder.store(blocks),
             sequences: (0..sequences).map(|_| SequenceBlocks::default()).collect(),
             scratch: Scratch::default(),
             model: Arc::clone(model),
-        }
+        })
     }
 
     /// Begins anew, with nothing remembered.
@@ -93,7 +93,7 @@ pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measureme
     let mut prefill = BTreeMap::new();
     for length in PROMPTS {
         let prompt: Vec<u32> = (0..length).map(|position| token(position, 0)).collect();
-        let mut run = Run::new(&model, 1, length);
+        let mut run = Run::new(&model, 1, length)?;
         let mut measure = || {
             run.forget();
             let began = Instant::now();
@@ -106,7 +106,7 @@ pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measureme
     }
     let mut decode = BTreeMap::new();
     for sequences in BATCHES {
-        let mut run = Run::new(&model, sequences, WARM + REPEATS * STEPS);
+        let mut run = Run::new(&model, sequences, WARM + REPEATS * STEPS)?;
         let mut position = 0;
         let mut step = || {
             position += 1;
@@ -128,7 +128,7 @@ pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measureme
 fn perplexity(model: &Arc<Model>, text: &str) -> Result<(Vec<u32>, f64)> {
     let mut tokens = model.tokenizer.encode(text)?;
     tokens.truncate(MOST_TEXT_TOKENS);
-    let mut session = Session::new(model, tokens.len());
+    let mut session = Session::new(model, tokens.len())?;
     let logits = session.all(&tokens).map_err(|_| eyre!("too few blocks"))?;
     let vocabulary = model.decoder.description().vocabulary;
     let rows = logits.chunks_exact(vocabulary).zip(&tokens[1..]);

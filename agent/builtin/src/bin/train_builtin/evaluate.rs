@@ -35,7 +35,7 @@ fn answer(model: &Arc<Model>, example: &Example) -> Result<String> {
     let template = model.chat_template.as_ref().ok_or_else(|| eyre!("the model has no chat template"))?;
     let prompt = template.render(&[Message { role: "user".into(), content: example.prompt.clone() }])?;
     let mut tokens = model.tokenizer.encode(&prompt)?;
-    let mut session = Session::new(model, tokens.len() + MOST_TOKENS);
+    let mut session = Session::new(model, tokens.len() + MOST_TOKENS)?;
     let mut answer = Vec::new();
     while answer.len() < MOST_TOKENS {
         let logits = session.next(&tokens).map_err(|_| eyre!("the session is too short"))?;

@@ -141,7 +141,7 @@ mod tests {
 
     fn case(lengths: &[usize], kv_heads: usize, head_dim: usize, rng: &mut StdRng) -> Case {
         let blocks: usize = lengths.iter().map(|length| length.div_ceil(BLOCK_TOKENS)).sum();
-        let mut store = KeyValueStore::new(blocks + 1, kv_heads, head_dim);
+        let mut store = KeyValueStore::new(blocks + 1, kv_heads, head_dim).unwrap();
         // What an earlier sequence left must not matter.
         let pool = Pool::new(2).unwrap();
         let poison = vec![f32::NAN; 2 * kv_heads * head_dim * BLOCK_TOKENS];

@@ -3,6 +3,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::Pool;
 use crate::pool::SendPointer;
+use crate::zeroed::zeroed;
 
 /// Tokens in a block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -22,9 +23,12 @@ pub struct KeyValueStore {
 
 impl KeyValueStore {
     /// Room for `blocks` blocks; memory is touched as it is written. `head_dim` is even.
-    pub fn new(blocks: usize, kv_heads: usize, head_dim: usize) -> Self {
-        let halves = vec![0; blocks * block_halves(kv_heads, head_dim)];
-        Self { kv_heads, head_dim, halves }
+    ///
+    /// # Errors
+    /// When the system has not so much memory.
+    pub fn new(blocks: usize, kv_heads: usize, head_dim: usize) -> std::io::Result<Self> {
+        let halves = zeroed(blocks.saturating_mul(block_halves(kv_heads, head_dim)))?;
+        Ok(Self { kv_heads, head_dim, halves })
     }
 
     /// Heads of keys and values.
