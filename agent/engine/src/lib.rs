@@ -11,7 +11,7 @@ pub mod description;
 pub mod engine;
 mod error;
 pub mod generation;
-mod gguf_metadata;
+mod gguf;
 mod hf_config;
 pub mod model;
 pub mod sampling;

@@ -1,11 +1,9 @@
 //! A model that is ready to run: decoder, tokenizer and chat template from one path.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::gguf_file::Content;
 use llmdeck_kernels::Pool;
 
 use crate::EngineError;
@@ -13,7 +11,7 @@ use crate::chat_template::ChatTemplate;
 use crate::decoder::Decoder;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use crate::{gguf_metadata, hf_config};
+use crate::{gguf, hf_config};
 
 /// A loaded model, shared between engines.
 pub struct Model {
@@ -60,22 +58,21 @@ impl Model {
         let read = |source| EngineError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read)?;
         let weights_bytes = file.metadata().map_err(read)?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let content = Content::read(&mut reader).map_err(|error| {
-            EngineError::malformed(path, format!("is not a GGUF file this engine can read: {error}"))
-        })?;
-        let description = gguf_metadata::description(path, &content)?;
-        let weights = Weights::gguf(path, reader.into_inner(), &content, pool);
+        let header = gguf::Header::read(&file, weights_bytes)
+            .map_err(|reason| EngineError::malformed(path, reason))?;
+        let description = gguf::description(path, &header)?;
+        let weights = Weights::gguf(path, file, &header, pool);
         // Large vocabularies take as long as the weights: one thread reads them beside those that read the matrices.
         let (tokenizer, decoder) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::from_gguf(path, &content));
+            let tokenizer = scope.spawn(|| Tokenizer::from_gguf(path, &header));
             let decoder = Decoder::load(description, &weights, pool, progress);
             (tokenizer.join(), decoder)
         });
         let panicked =
             |_| EngineError::malformed(path, "its tokenizer could not be read; the log has the panic");
         let (tokenizer, decoder) = (tokenizer.map_err(panicked)??, decoder?);
-        let chat_template = gguf_metadata::string(&content, "tokenizer.chat_template")
+        let chat_template = header
+            .text("tokenizer.chat_template")
             .map(|source| ChatTemplate::new(source.to_owned(), tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
         Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool: Arc::clone(pool) })

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::TensorInfo;
 use llmdeck_kernels::{Matrix, Pool, WeightFormat};
 use safetensors::tensor::{Dtype, Metadata};
 
 use crate::EngineError;
 use crate::description::{DecoderDescription, Family, NormWeight, TensorRole};
+use crate::gguf::{Header, TensorPlace};
 
 /// Largest header of a safetensors file, as the format's own reader has it.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
@@ -28,7 +29,7 @@ pub struct Weights<'a> {
 }
 
 enum Source<'a> {
-    Gguf { file: TensorFile, content: &'a Content },
+    Gguf { file: TensorFile, header: &'a Header },
     Safetensors { shards: Vec<TensorFile>, tensors: HashMap<String, StoredTensor> },
 }
 
@@ -54,9 +55,9 @@ struct Place<'a> {
 
 impl<'a> Weights<'a> {
     /// The tensors of a GGUF file whose header was read.
-    pub fn gguf(path: &Path, file: File, content: &'a Content, pool: &Arc<Pool>) -> Self {
+    pub(crate) fn gguf(path: &Path, file: File, header: &'a Header, pool: &Arc<Pool>) -> Self {
         let file = TensorFile { path: path.to_owned(), file };
-        Self { source: Source::Gguf { file, content }, pool: Arc::clone(pool) }
+        Self { source: Source::Gguf { file, header }, pool: Arc::clone(pool) }
     }
 
     /// The tensors of every `*.safetensors` of a folder.
@@ -140,7 +141,7 @@ impl<'a> Weights<'a> {
     pub fn rope_divisors(&self, pairs: usize) -> Result<Option<Vec<f32>>, EngineError> {
         const NAME: &str = "rope_freqs.weight";
         match &self.source {
-            Source::Gguf { content, .. } if content.tensor_infos.contains_key(NAME) => {
+            Source::Gguf { header, .. } if header.tensor(NAME).is_some() => {
                 self.numbers(NAME, pairs).map(Some)
             }
             _ => Ok(None),
@@ -174,12 +175,10 @@ impl<'a> Weights<'a> {
     /// `None` for a format that the kernels do not know.
     fn place(&self, name: &str, shape: &[usize]) -> Result<Option<Place<'_>>, EngineError> {
         match &self.source {
-            Source::Gguf { file, content } => {
-                let info =
-                    content.tensor_infos.get(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
-                check_shape(name, info.shape.dims(), shape)?;
-                let offset = content.tensor_data_offset + info.offset;
-                Ok(format_of(info.ggml_dtype).map(|format| Place { file, offset, format }))
+            Source::Gguf { file, header } => {
+                let place = header.tensor(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
+                check_shape(name, &place.shape, shape)?;
+                Ok(format_of(place.ggml_type).map(|format| Place { file, offset: place.offset, format }))
             }
             Source::Safetensors { shards, tensors } => {
                 let tensor = tensors.get(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
@@ -225,13 +224,19 @@ impl<'a> Weights<'a> {
 
     /// A format that the kernels do not know is kept as 32-bit floats.
     fn expanded(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, EngineError> {
-        let Source::Gguf { file, content } = &self.source else {
+        let Source::Gguf { file, header } = &self.source else {
             return Err(EngineError::tensor(name, "is of a type that is not read"));
         };
+        let TensorPlace { offset, shape, ggml_type } =
+            header.tensor(name).ok_or_else(|| EngineError::tensor(name, "is missing"))?;
+        let ggml_dtype = expanded_format_of(*ggml_type).ok_or_else(|| {
+            EngineError::tensor(name, format!("is of GGML's type {ggml_type}, which is not read"))
+        })?;
+        let info = TensorInfo { ggml_dtype, shape: shape.as_slice().into(), offset: *offset };
         let broken = |error| EngineError::malformed(file.path.as_path(), format!("tensor {name:?}: {error}"));
         let again =
             File::open(&file.path).map_err(|source| EngineError::Read { path: file.path.clone(), source })?;
-        let tensor = content.tensor(&mut BufReader::new(again), name, &Device::Cpu).map_err(broken)?;
+        let tensor = info.read(&mut BufReader::new(again), 0, &Device::Cpu).map_err(broken)?;
         let numbers: Vec<f32> =
             tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1()).map_err(broken)?;
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -240,17 +245,31 @@ impl<'a> Weights<'a> {
     }
 }
 
-fn format_of(dtype: GgmlDType) -> Option<WeightFormat> {
-    Some(match dtype {
-        GgmlDType::F32 => WeightFormat::F32,
-        GgmlDType::F16 => WeightFormat::F16,
-        GgmlDType::BF16 => WeightFormat::BF16,
-        GgmlDType::Q4_0 => WeightFormat::Q4_0,
-        GgmlDType::Q5_0 => WeightFormat::Q5_0,
-        GgmlDType::Q8_0 => WeightFormat::Q8_0,
-        GgmlDType::Q4K => WeightFormat::Q4K,
-        GgmlDType::Q5K => WeightFormat::Q5K,
-        GgmlDType::Q6K => WeightFormat::Q6K,
+/// GGML's numbers of the types that the kernels know (`enum ggml_type`).
+fn format_of(ggml_type: u32) -> Option<WeightFormat> {
+    Some(match ggml_type {
+        0 => WeightFormat::F32,
+        1 => WeightFormat::F16,
+        2 => WeightFormat::Q4_0,
+        6 => WeightFormat::Q5_0,
+        8 => WeightFormat::Q8_0,
+        12 => WeightFormat::Q4K,
+        13 => WeightFormat::Q5K,
+        14 => WeightFormat::Q6K,
+        30 => WeightFormat::BF16,
+        _ => return None,
+    })
+}
+
+/// Those that are expanded when they are read.
+fn expanded_format_of(ggml_type: u32) -> Option<GgmlDType> {
+    Some(match ggml_type {
+        3 => GgmlDType::Q4_1,
+        7 => GgmlDType::Q5_1,
+        9 => GgmlDType::Q8_1,
+        10 => GgmlDType::Q2K,
+        11 => GgmlDType::Q3K,
+        15 => GgmlDType::Q8K,
         _ => return None,
     })
 }

@@ -1,79 +1,37 @@
 //! GGUF metadata read into a [`DecoderDescription`].
 //! Source of the keys: the GGUF specification, "Standardized key-value pairs".
 
-use candle_core::quantized::gguf_file::{Content, Value};
-
 use crate::EngineError;
 use crate::description::{
     Activation, DecoderDescription, Family, LocalAttention, NormWeight, RopeLayout, RopeScaling, TensorRole,
 };
+use crate::gguf::Header;
 
-/// Typed access to a GGUF file's metadata.
-pub(crate) struct Metadata<'a> {
-    content: &'a Content,
+/// The metadata under the architecture's own name.
+struct Metadata<'a> {
+    header: &'a Header,
     architecture: &'a str,
 }
 
 impl<'a> Metadata<'a> {
-    pub(crate) fn new(content: &'a Content) -> Result<Self, String> {
-        let architecture =
-            string(content, "general.architecture").ok_or("general.architecture is missing")?;
-        Ok(Self { content, architecture })
-    }
-
-    fn of_architecture(&self, key: &str) -> Option<&'a Value> {
-        self.content.metadata.get(&format!("{}.{key}", self.architecture))
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
     }
 
     fn size(&self, key: &str) -> Result<usize, String> {
-        self.optional_size(key)
-            .ok_or_else(|| format!("{}.{key} is missing or not a number", self.architecture))
+        self.optional_size(key).ok_or_else(|| format!("{} is missing or not a number", self.key(key)))
     }
 
     fn optional_size(&self, key: &str) -> Option<usize> {
-        self.of_architecture(key).and_then(unsigned).and_then(|value| usize::try_from(value).ok())
+        self.header.number(&self.key(key)).and_then(|value| usize::try_from(value).ok())
     }
 
     fn float(&self, key: &str) -> Option<f64> {
-        self.of_architecture(key).and_then(|value| match value {
-            Value::F32(value) => Some(f64::from(*value)),
-            Value::F64(value) => Some(*value),
-            _ => None,
-        })
+        self.header.float(&self.key(key))
     }
-}
 
-/// A metadata value that is text.
-pub(crate) fn string<'a>(content: &'a Content, key: &str) -> Option<&'a str> {
-    content.metadata.get(key).and_then(|value| value.to_string().ok()).map(String::as_str)
-}
-
-/// A metadata value that is true or false.
-pub(crate) fn boolean(content: &Content, key: &str) -> Option<bool> {
-    content.metadata.get(key).and_then(|value| value.to_bool().ok())
-}
-
-/// A metadata value that is a whole number of any width.
-pub(crate) fn number(content: &Content, key: &str) -> Option<u64> {
-    content.metadata.get(key).and_then(unsigned)
-}
-
-/// A metadata value that is a list.
-pub(crate) fn list<'a>(content: &'a Content, key: &str) -> Option<&'a [Value]> {
-    content.metadata.get(key).and_then(|value| value.to_vec().ok()).map(Vec::as_slice)
-}
-
-fn unsigned(value: &Value) -> Option<u64> {
-    match value {
-        Value::U8(value) => Some(u64::from(*value)),
-        Value::U16(value) => Some(u64::from(*value)),
-        Value::U32(value) => Some(u64::from(*value)),
-        Value::U64(value) => Some(*value),
-        Value::I8(value) => u64::try_from(*value).ok(),
-        Value::I16(value) => u64::try_from(*value).ok(),
-        Value::I32(value) => u64::try_from(*value).ok(),
-        Value::I64(value) => u64::try_from(*value).ok(),
-        _ => None,
+    fn text(&self, key: &str) -> Option<&'a str> {
+        self.header.text(&self.key(key))
     }
 }
 
@@ -83,9 +41,12 @@ fn unsigned(value: &Value) -> Option<u64> {
 /// [`EngineError::UnsupportedArchitecture`], or in [`EngineError::Malformed`] the key that is missing or off.
 pub(crate) fn description(
     path: &std::path::Path,
-    content: &Content,
+    header: &Header,
 ) -> Result<DecoderDescription, EngineError> {
-    let metadata = Metadata::new(content).map_err(|reason| EngineError::malformed(path, reason))?;
+    let architecture = header
+        .text("general.architecture")
+        .ok_or_else(|| EngineError::malformed(path, "general.architecture is missing"))?;
+    let metadata = Metadata { header, architecture };
     let family = match metadata.architecture {
         "llama" => Family::Llama,
         "qwen2" => Family::Qwen2,
@@ -104,13 +65,13 @@ fn describe(metadata: &Metadata<'_>, family: Family) -> Result<DecoderDescriptio
         Some(head_dim) => head_dim,
         None => width.checked_div(heads).ok_or("attention.head_count is 0")?,
     };
-    let tensors = &metadata.content.tensor_infos;
-    let vocabulary = tensors
-        .get(&TensorRole::Embedding.gguf_name())
-        .and_then(|info| info.shape.dims().first().copied())
+    let vocabulary = metadata
+        .header
+        .tensor(&TensorRole::Embedding.gguf_name())
+        .and_then(|place| place.shape.first().copied())
         .ok_or("token_embd.weight is missing")?;
     let rope_scaling =
-        match (metadata_string(metadata, "rope.scaling.type"), metadata.float("rope.scaling.factor")) {
+        match (metadata.text("rope.scaling.type"), metadata.float("rope.scaling.factor")) {
             (Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
             (None | Some("none"), _) => RopeScaling::None,
             (Some(other), _) => {
@@ -145,7 +106,7 @@ fn describe(metadata: &Metadata<'_>, family: Family) -> Result<DecoderDescriptio
         sandwich_norms: gemma,
         embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
         attention_scale: attention_scale(family, metadata.size("block_count")?, width, heads, head_dim),
-        tied_output: !tensors.contains_key(&TensorRole::Output.gguf_name()),
+        tied_output: metadata.header.tensor(&TensorRole::Output.gguf_name()).is_none(),
     };
     description.validate()?;
     Ok(description)
@@ -157,8 +118,4 @@ fn attention_scale(family: Family, layers: usize, width: usize, heads: usize, he
     let scalar =
         if family == Family::Gemma3 && layers == 62 { width as f64 / heads as f64 } else { head_dim as f64 };
     scalar.powf(-0.5)
-}
-
-fn metadata_string<'a>(metadata: &Metadata<'a>, key: &str) -> Option<&'a str> {
-    metadata.of_architecture(key).and_then(|value| value.to_string().ok()).map(String::as_str)
 }

@@ -1,0 +1,9 @@
+//! GGUF files: the header, and the decoder that it describes.
+
+mod description;
+mod header;
+mod strings;
+
+pub(crate) use description::description;
+pub(crate) use header::{Header, TensorPlace};
+pub(crate) use strings::Strings;
