@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use llmdeck_engine::Pool;
-use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use crate::config::{Config, DeploymentConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::frames::FrameLoop;
 use crate::jobs::Jobs;
+use crate::placement::{Loader, MemoryBudget, unload_when_idle};
 use crate::quality::{Suite, score_on_schedule};
 use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
 use crate::rollout::{Controller, Refused, RolloutSettings};
@@ -124,7 +124,11 @@ impl Agent {
             .map_err(system(format!("writing the built-in models to {}", artifacts.display())))?;
         let registry = Arc::new(Registry::new(builtin, Arc::clone(&store)));
         let settings = settings(&config, &registry)?;
-        let deployments = Arc::new(Deployments::new(config.deployments.iter().map(deployment).collect()));
+        let events = Arc::new(Events::default());
+        let loader = Arc::new(loader(&config, &registry, &events)?);
+        let all = config.deployments.iter().map(|config| deployment(config, &loader)).collect();
+        let deployments = Arc::new(Deployments::new(all));
+        loader.set_deployments(&deployments);
         let http_listener = TcpListener::bind(http)
             .await
             .map_err(system(format!("--http {http}; choose another address")))?;
@@ -136,13 +140,13 @@ impl Agent {
         let node = config.node.clone().unwrap_or_else(host_name);
         let instance = format!("{:016x}", rand::random::<u64>());
         let maker = FrameMaker::new(node, instance, http.to_string(), config.prices.clone(), folder, gpu);
-        let events = Arc::new(Events::default());
         let history = Arc::new(History::new(Arc::clone(&store), config.history_bytes));
         let controller = Arc::new(Controller::new(
             Arc::clone(&deployments),
             settings,
             store,
             Arc::clone(&registry),
+            loader,
             Arc::clone(&audit),
             Arc::clone(&events),
         ));
@@ -216,33 +220,27 @@ impl Agent {
 }
 
 fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, RolloutSettings>, StartError> {
-    let pool = Arc::new(Pool::new(config.compute_threads()).map_err(StartError::Threads)?);
     let one = |config: &DeploymentConfig| {
         let suite = config.suite.as_ref().map(|reference| {
             let (path, text) = registry.suite(reference)?;
             Suite::parse(&path, &text).map(Arc::new)
         });
-        let engine = EngineOptions {
-            max_sequences: config.max_concurrent,
-            cache_bytes: config.cache_bytes,
-            // Golden prompts and warm-ups come on top of what admission lets through.
-            max_waiting: config.max_concurrent + 64,
-            ..EngineOptions::default()
-        };
         let drain = Duration::from_secs(config.drain_s);
-        let settings = RolloutSettings {
-            suite: suite.transpose()?,
-            golden_floor: config.golden_floor,
-            engine,
-            pool: Arc::clone(&pool),
-            drain,
-        };
+        let settings =
+            RolloutSettings { suite: suite.transpose()?, golden_floor: config.golden_floor, drain };
         Ok((config.name.clone(), settings))
     };
     config.deployments.iter().map(one).collect()
 }
 
-fn deployment(config: &DeploymentConfig) -> Arc<Deployment> {
+fn loader(config: &Config, registry: &Arc<Registry>, events: &Arc<Events>) -> Result<Loader, StartError> {
+    let pool = Arc::new(Pool::new(config.compute_threads()).map_err(StartError::Threads)?);
+    let budget = MemoryBudget::new(config.model_memory_bytes(), config.guaranteed());
+    let settings = config.deployments.iter().map(|config| (config.name.clone(), config.load_settings()));
+    Ok(Loader::new(Arc::clone(registry), pool, budget, Arc::clone(events), settings.collect()))
+}
+
+fn deployment(config: &DeploymentConfig, loader: &Arc<Loader>) -> Arc<Deployment> {
     let limits = DeploymentLimits {
         max_concurrent: config.max_concurrent,
         queue_limit: config.queue_limit,
@@ -250,7 +248,7 @@ fn deployment(config: &DeploymentConfig) -> Arc<Deployment> {
         default_max_tokens: config.default_max_tokens,
     };
     let objective_us = config.objective_ttft_p99_ms.map(|ms| (ms * 1_000.0) as u64);
-    Arc::new(Deployment::new(&config.name, limits, objective_us))
+    Arc::new(Deployment::new(&config.name, limits, objective_us, Arc::clone(loader)))
 }
 
 fn bring_up(
@@ -264,6 +262,10 @@ fn bring_up(
     let Some(deployment) = deployments.get(&config.name).cloned() else { return };
     let suite = controller.settings(&config.name).and_then(|settings| settings.suite.clone());
     let every = Duration::from_secs(config.golden_every_s);
+    if let Some(after) = config.idle_unload_s.map(Duration::from_secs) {
+        let unloading = unload_when_idle(Arc::clone(&deployment), after, Arc::clone(events));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(unloading));
+    }
     let (controller, events, model) = (Arc::clone(controller), Arc::clone(events), config.model.clone());
     tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
         controller.bring_up(&deployment, &model).await;

@@ -1,15 +1,20 @@
 //! The configuration file: TOML, checked whole before anything starts.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
+use llmdeck_engine::engine::EngineOptions;
 use serde::Deserialize;
 
+use crate::placement::{LoadSettings, free_bytes};
 use crate::telemetry::Prices;
 
 const LONGEST_NAME: usize = 64;
 const MOST_DEPLOYMENTS: usize = 32;
 const MOST_THREADS: usize = 1_024;
+/// The share of free memory that models leave to others is one part of so many.
+const MEMORY_LEFT_ALONE: u64 = 16;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +64,8 @@ pub struct Config {
     pub shutdown_s: u64,
     /// Threads that compute, shared by all deployments; as many as the process may use where it is absent.
     pub threads: Option<NonZero<usize>>,
+    /// Bytes of memory that models may take together; most of what is free at the start where it is absent.
+    pub memory_bytes: Option<u64>,
     /// What is served.
     #[serde(default, rename = "deployment")]
     pub deployments: Vec<DeploymentConfig>,
@@ -93,9 +100,17 @@ pub struct DeploymentConfig {
     /// Tokens of an answer whose request does not say.
     #[serde(default = "defaults::default_max_tokens")]
     pub default_max_tokens: usize,
-    /// Bytes of key and value cache, for each loaded revision.
-    #[serde(default = "defaults::cache_bytes")]
-    pub cache_bytes: u64,
+    /// Longest prompt and answer together, in tokens; the model's own context where it is absent.
+    pub context_tokens: Option<usize>,
+    /// Bytes of key and value cache, for each loaded revision. Where it is absent: what `max_concurrent` requests of the
+    /// full context need, but at most 1 GiB.
+    pub cache_bytes: Option<u64>,
+    /// Bytes of memory that other deployments never take from this one.
+    #[serde(default)]
+    pub guaranteed_bytes: u64,
+    /// Seconds without a request after which the model is unloaded; the next request loads it again. Never where it is
+    /// absent.
+    pub idle_unload_s: Option<u64>,
     /// Seconds that a rollout waits for the old revision's requests before it counts as done.
     #[serde(default = "defaults::drain_s")]
     pub drain_s: u64,
@@ -126,15 +141,26 @@ mod defaults {
     pub(super) fn default_max_tokens() -> usize {
         1_024
     }
-    pub(super) fn cache_bytes() -> u64 {
-        1 << 30
-    }
     pub(super) fn drain_s() -> u64 {
         120
     }
 }
 
 impl Config {
+    /// Memory that models may take together, in bytes.
+    pub fn model_memory_bytes(&self) -> u64 {
+        self.memory_bytes.unwrap_or_else(|| {
+            let free = free_bytes();
+            free - free / MEMORY_LEFT_ALONE
+        })
+    }
+
+    /// What each deployment can count on.
+    pub fn guaranteed(&self) -> BTreeMap<String, u64> {
+        let all = self.deployments.iter().filter(|deployment| deployment.guaranteed_bytes > 0);
+        all.map(|deployment| (deployment.name.clone(), deployment.guaranteed_bytes)).collect()
+    }
+
     /// Threads that compute.
     pub fn compute_threads(&self) -> usize {
         self.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get)
@@ -187,6 +213,15 @@ impl Config {
         if !(50..=60_000).contains(&self.interval_ms) {
             return Err(format!("interval_ms must be between 50 and 60000, not {}", self.interval_ms));
         }
+        let guaranteed =
+            self.deployments.iter().try_fold(0u64, |sum, one| sum.checked_add(one.guaranteed_bytes));
+        if let Some(memory) = self.memory_bytes
+            && guaranteed.is_none_or(|guaranteed| guaranteed > memory)
+        {
+            return Err(format!(
+                "the deployments' guaranteed_bytes add up to more than memory_bytes, {memory}; lower them or raise it"
+            ));
+        }
         let mut names = std::collections::BTreeSet::new();
         for deployment in &self.deployments {
             deployment.check()?;
@@ -199,6 +234,19 @@ impl Config {
 }
 
 impl DeploymentConfig {
+    /// How its revisions are loaded.
+    pub fn load_settings(&self) -> LoadSettings {
+        let engine = EngineOptions {
+            max_sequences: self.max_concurrent,
+            context_tokens: self.context_tokens,
+            cache_bytes: self.cache_bytes,
+            // Golden prompts and warm-ups come on top of what admission lets through.
+            max_waiting: self.max_concurrent + 64,
+            ..EngineOptions::default()
+        };
+        LoadSettings { engine, may_unload: self.idle_unload_s.is_some() }
+    }
+
     fn check(&self) -> Result<(), String> {
         let name = &self.name;
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
@@ -223,7 +271,9 @@ impl DeploymentConfig {
             ("deadline_s", self.deadline_s, 86_400),
             ("default_max_tokens", self.default_max_tokens as u64, 1 << 24),
             ("golden_every_s", self.golden_every_s, 86_400 * 30),
-            ("cache_bytes", self.cache_bytes, 1 << 44),
+            ("cache_bytes", self.cache_bytes.unwrap_or(1), 1 << 44),
+            ("context_tokens", self.context_tokens.unwrap_or(1) as u64, 1 << 26),
+            ("idle_unload_s", self.idle_unload_s.unwrap_or(1), 86_400 * 30),
         ] {
             if !(1..=most).contains(&value) {
                 return Err(format!("deployment {name}: {field} must be between 1 and {most}, not {value}"));

@@ -52,6 +52,7 @@ impl FrameLoop {
                 deployments: self.deployments.iter().map(|deployment| deployment.drain_frame()).collect(),
                 rollouts: self.controller.rollouts(),
                 jobs: self.jobs.shown(),
+                model_memory_bytes: self.controller.loader().budget().total_bytes(),
             };
             let frame = self.maker.make(states, &self.events, |frame| alerts.of(frame, &self.events));
             self.metrics.absorb(&frame);

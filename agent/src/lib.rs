@@ -1,7 +1,7 @@
 //! The per-node agent: hosts models, serves them over HTTP, measures them, and acts on them over gRPC.
 //!
 //! A request flows `api -> serving -> engine`; what it measured flows `telemetry -> frames -> rpc`; an operator's
-//! action flows `rpc -> security -> rollout -> serving`.
+//! action flows `rpc -> security -> rollout -> serving`. What is loaded, and into whose memory, is `placement`'s.
 
 pub mod agent;
 pub mod alerts;
@@ -11,6 +11,7 @@ pub mod config;
 pub mod data_dir;
 mod frames;
 pub mod jobs;
+pub mod placement;
 pub mod quality;
 pub mod registry;
 pub mod rollout;

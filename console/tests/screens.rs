@@ -40,10 +40,22 @@ fn revision(number: u32, state: State, golden: f64, second: u64, requests: u64) 
         traffic_share: if state == State::Serving { 1.0 } else { 0.0 },
         model: if number == 8 { "llama-3.1-8b-long" } else { "llama-3.1-8b" }.into(),
         weights_bytes: 16 << 30,
+        resident_weights_bytes: 16 << 30,
+        kv_used_bytes: 3 << 30,
+        kv_total_bytes: 12 << 30,
+        scratch_bytes: 180 << 20,
         ttft_us: Some(spread(84_000).collect::<SparseHistogram>().encode()),
         itl_us: Some(spread(18_000).collect::<SparseHistogram>().encode()),
         e2e_us: Some(spread(1_400_000).collect::<SparseHistogram>().encode()),
-        counters: Some(Counters { requests_ok: requests, tokens_out: requests * 22, ..Counters::default() }),
+        counters: Some(Counters {
+            requests_ok: requests,
+            tokens_out: requests * 22,
+            prompt_tokens_begun: requests * 500,
+            prompt_tokens_remembered: requests * 320,
+            tokens_guessed: requests * 4,
+            tokens_guessed_right: requests * 3,
+            ..Counters::default()
+        }),
         in_flight: if requests > 0 { 12 } else { 0 },
         quality: Some(quality),
         ..Revision::default()
@@ -81,6 +93,7 @@ fn frame(second: u64) -> Frame {
         revisions,
         queue_limit: 256,
         objective_ttft_p99_us: Some(250_000),
+        guaranteed_bytes: 40 << 30,
         ..Deployment::default()
     };
     let alert = |severity: Severity, subject: &str, text: &str| Alert {
@@ -132,6 +145,7 @@ fn frame(second: u64) -> Frame {
             ..GpuDriver::default()
         }),
         gpus: vec![gpu(0), gpu(1)],
+        model_memory_bytes: 460 << 30,
         deployments: vec![chat, Deployment { name: "summarise".into(), ..Deployment::default() }],
         alerts,
         events,

@@ -70,6 +70,11 @@ fn merge_revision(newer: &mut Revision, older: &Revision) {
         newer.requests_deadline += older.requests_deadline;
         newer.tokens_in += older.tokens_in;
         newer.tokens_out += older.tokens_out;
+        newer.prompt_tokens_begun += older.prompt_tokens_begun;
+        newer.prompt_tokens_remembered += older.prompt_tokens_remembered;
+        newer.preemptions += older.preemptions;
+        newer.tokens_guessed += older.tokens_guessed;
+        newer.tokens_guessed_right += older.tokens_guessed_right;
     } else if newer.counters.is_none() {
         newer.counters = older.counters;
     }

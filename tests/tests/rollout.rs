@@ -17,6 +17,12 @@ fn rollback() -> Action {
     Action::Rollback { deployment: "assistant".into(), to_revision: 0 }
 }
 
+/// The built-in model's file.
+fn assistant() -> Vec<u8> {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/builtin/assets");
+    std::fs::read(assets.join("assistant.gguf")).unwrap()
+}
+
 fn done(rollout: &Rollout) {
     assert_eq!(rollout.state(), State::Done, "{}", rollout.detail);
     assert_eq!(rollout.failed_requests, 0);
@@ -67,9 +73,19 @@ async fn a_model_that_cannot_be_loaded_leaves_the_stable_one_serving() {
     let channel = agent.channel();
     let broken = agent.folder().join("broken.gguf");
     std::fs::write(&broken, b"GGUF but not really").unwrap();
-    let failed = change(&channel, deploy(broken.to_str().unwrap()), "").await.unwrap();
+    let refused = change(&channel, deploy(broken.to_str().unwrap()), "").await.unwrap_err();
+    assert!(matches!(&refused, LinkError::Refused(words) if words.contains("broken.gguf")), "{refused:?}");
+    // A header is read before anything begins; that weights are missing shows when they are loaded.
+    let short = agent.folder().join("short.gguf");
+    let whole = assistant();
+    std::fs::write(&short, &whole[..whole.len() / 2]).unwrap();
+    let failed = change(&channel, deploy(short.to_str().unwrap()), "").await.unwrap();
     assert_eq!(failed.state(), State::Failed);
-    assert!(failed.detail.contains("broken.gguf"), "{}", failed.detail);
+    assert!(
+        failed.detail.contains("short.gguf") && failed.detail.contains("fetch it again"),
+        "{}",
+        failed.detail
+    );
     let unknown = change(&channel, deploy("nonesuch"), "").await.unwrap_err();
     assert!(matches!(&unknown, LinkError::Wrong(words) if words.contains("assistant-worse")), "{unknown:?}");
     assert_eq!(agent.ready().await, "assistant@1");
@@ -94,8 +110,7 @@ async fn a_candidate_that_cannot_be_scored_leaves_the_stable_one_serving() {
 async fn a_candidate_that_cannot_answer_fails_its_warm_up() {
     let agent = AgentProcess::start(ASSISTANT);
     agent.ready().await;
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/builtin/assets");
-    let mut bytes = std::fs::read(assets.join("assistant.gguf")).unwrap();
+    let mut bytes = assistant();
     // The file ends with the weights of the last norm; all bits set is not a number.
     let end = bytes.len();
     bytes[end - 32..].fill(0xff);

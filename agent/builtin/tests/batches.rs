@@ -135,7 +135,7 @@ proptest! {
         let per_column = description.layers as u64
             * llmdeck_kernels::attention::KeyValueStore::block_bytes(description.kv_heads, description.head_dim);
         let options = EngineOptions {
-            max_sequences, max_step_tokens: step_tokens, cache_bytes: columns * per_column, speculation,
+            max_sequences, max_step_tokens: step_tokens, cache_bytes: Some(columns * per_column), speculation,
             ..EngineOptions::default()
         };
         let engine = Engine::start("batches", Arc::clone(&model), options).unwrap();
@@ -179,7 +179,7 @@ fn when_the_cache_is_too_small_for_all_the_last_is_put_off_and_still_answers() {
     let description = model.decoder.description();
     let per_column = description.layers as u64
         * llmdeck_kernels::attention::KeyValueStore::block_bytes(description.kv_heads, description.head_dim);
-    let options = EngineOptions { cache_bytes: 16 * per_column, ..EngineOptions::default() };
+    let options = EngineOptions { cache_bytes: Some(16 * per_column), ..EngineOptions::default() };
     let engine = Engine::start("small", Arc::clone(&model), options).unwrap();
     let request = |first: u32| Request {
         prompt: (first..first + 60).collect(),

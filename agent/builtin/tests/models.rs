@@ -38,7 +38,7 @@ fn a_file_that_ends_too_early_is_named_with_the_tensor() {
 
 #[test]
 fn a_cache_beyond_all_memory_is_refused() {
-    let options = EngineOptions { cache_bytes: 1 << 44, ..EngineOptions::default() };
+    let options = EngineOptions { cache_bytes: Some(1 << 44), ..EngineOptions::default() };
     let error = Engine::start("large", load(&MODELS[0]), options).err().unwrap().to_string();
     assert!(error.contains("MiB of memory cannot be had"), "{error}");
 }

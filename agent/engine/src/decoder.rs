@@ -12,6 +12,7 @@ use llmdeck_kernels::{Matrix, Pool, Product, Rows, matmul};
 use crate::EngineError;
 use crate::blocks::SequenceBlocks;
 use crate::description::{Activation, DecoderDescription, LayerPart, RopeLayout, TensorRole};
+use crate::scratch::Scratch;
 use crate::weights::Weights;
 
 /// Rows below which one thread is quicker than several at what happens between products.
@@ -56,27 +57,12 @@ struct Layer {
     window: Option<usize>,
 }
 
-/// Room for a step's numbers, kept from step to step.
-#[derive(Default)]
-pub struct Scratch {
-    hidden: Vec<f32>,
-    normed: Rows,
-    projected: Vec<f32>,
-    gates: Vec<f32>,
-    attended: Vec<f32>,
-    attended_rows: Rows,
-    gated: Rows,
-    output: Vec<f32>,
-    rotations: Vec<f32>,
-    logits: Vec<f32>,
-}
-
 impl Decoder {
     /// Takes the tensors that the description asks for. `progress` hears the share of layers that are loaded.
     ///
     /// # Errors
     /// The first tensor that is missing or has another shape.
-    pub fn load(
+    pub(crate) fn load(
         description: DecoderDescription,
         weights: &Weights<'_>,
         pool: &Arc<Pool>,
@@ -122,11 +108,11 @@ impl Decoder {
         &self.description
     }
 
-    /// Memory that its matrices take, in bytes.
+    /// Memory that its weights take, in bytes.
     pub fn size_bytes(&self) -> u64 {
         let output = if self.description.tied_output { 0 } else { self.output.size_bytes() };
-        let layers: u64 = self.layers.iter().flat_map(Layer::matrices).map(Matrix::size_bytes).sum();
-        self.embedding.size_bytes() + output + layers
+        let layers: u64 = self.layers.iter().map(Layer::size_bytes).sum();
+        self.embedding.size_bytes() + output + layers + size_of_val(self.final_norm.as_slice()) as u64
     }
 
     /// A store of keys and values for this decoder.
@@ -271,8 +257,14 @@ impl Layer {
         })
     }
 
-    fn matrices(&self) -> [&Matrix; 7] {
-        [&self.query, &self.key, &self.value, &self.attention_output, &self.gate, &self.up, &self.down]
+    fn size_bytes(&self) -> u64 {
+        let matrices =
+            [&self.query, &self.key, &self.value, &self.attention_output, &self.gate, &self.up, &self.down];
+        let pairs =
+            self.head_norms.iter().chain(&self.post_norms).flat_map(|(first, second)| [first, second]);
+        let vectors = pairs.chain(&self.qkv_bias).chain([&self.attention_norm, &self.feed_forward_norm]);
+        let vectors: usize = vectors.map(|vector| size_of_val(vector.as_slice())).sum();
+        matrices.map(Matrix::size_bytes).iter().sum::<u64>() + vectors as u64
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a step is made of")]

@@ -12,12 +12,14 @@ use llmdeck_kernels::attention::KeyValueStore;
 
 use crate::EngineError;
 use crate::blocks::BlockPool;
-use crate::decoder::{Chunk, Scratch};
+use crate::decoder::Chunk;
+use crate::footprint::{block_bytes, cache_blocks, context_tokens, max_logit_rows, max_step_tokens};
 use crate::generation::{EventSink, GenerationRequest};
 use crate::model::Model;
 use crate::scheduler::{Plan, Running, SchedulerLimits, Waiting, plan};
+use crate::scratch::Scratch;
 use crate::sequence::Sequence;
-use crate::speculation::Payoff;
+use crate::speculation::{MOST_GUESSED_A_STEP, Payoff};
 
 /// Steps after which work in the background is served like a user's.
 const PATIENCE_STEPS: u64 = 2_000;
@@ -31,8 +33,11 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Most tokens in one step.
     pub max_step_tokens: usize,
-    /// Bytes of key and value cache, over all sequences.
-    pub cache_bytes: u64,
+    /// Longest prompt and answer together, in tokens; the model's own context where it is `None`.
+    pub context_tokens: Option<usize>,
+    /// Bytes of key and value cache, over all sequences. `None`: what `max_sequences` of the full context need, but
+    /// at most 1 GiB.
+    pub cache_bytes: Option<u64>,
     /// Most requests that wait; one more is refused.
     pub max_waiting: usize,
     /// Whether tokens are guessed ahead where that pays.
@@ -56,7 +61,8 @@ impl Default for EngineOptions {
         Self {
             max_sequences: 32,
             max_step_tokens: 256,
-            cache_bytes: 1 << 30,
+            context_tokens: None,
+            cache_bytes: None,
             max_waiting: 1024,
             speculation: Speculation::Measured,
         }
@@ -123,16 +129,18 @@ impl Engine {
     pub fn start(name: &str, model: Arc<Model>, options: EngineOptions) -> std::io::Result<Self> {
         let (submissions, receiver) = sync_channel(options.max_waiting.max(1));
         let gauges = Arc::new(Gauges::default());
-        let windows = model.decoder.description().windows();
+        let description = model.decoder.description();
+        let windows = description.windows();
         let limits = SchedulerLimits {
             max_sequences: options.max_sequences.max(1),
             max_step_tokens: max_step_tokens(&options),
             patience_steps: PATIENCE_STEPS,
             layers: windows.len(),
         };
-        let blocks = usize::try_from(options.cache_bytes / block_bytes(&model)).unwrap_or(usize::MAX);
-        // Before anything else is as large as the setting says.
+        let blocks = cache_blocks(description, &options);
+        // Before anything else is as large as the settings say.
         let store = model.decoder.store(blocks)?;
+        let scratch = Scratch::with_room(description, limits.max_step_tokens, max_logit_rows(&options))?;
         let worker = Worker {
             limits,
             options,
@@ -141,7 +149,7 @@ impl Engine {
             running: Vec::new(),
             blocks: BlockPool::new(blocks, windows),
             store,
-            scratch: Scratch::default(),
+            scratch,
             payoff: Payoff::default(),
             served: HashMap::new(),
             steps: 0,
@@ -161,7 +169,7 @@ impl Engine {
 
     /// Longest prompt and answer together, in tokens: what the context and the cache both hold.
     pub fn max_sequence_tokens(&self) -> usize {
-        longest_sequence(&self.model, &self.options)
+        context_tokens(self.model.decoder.description(), &self.options)
     }
 
     /// Queues a request; its events go to `sink`, on the engine's thread.
@@ -185,6 +193,11 @@ impl Engine {
         })
     }
 
+    fn cache_total_bytes(&self) -> u64 {
+        let description = self.model.decoder.description();
+        cache_blocks(description, &self.options) as u64 * block_bytes(description)
+    }
+
     /// How it stands.
     pub fn readings(&self) -> EngineReadings {
         EngineReadings {
@@ -192,7 +205,7 @@ impl Engine {
             waiting: self.gauges.waiting.load(Ordering::Relaxed),
             cache_used_bytes: self.gauges.cache_used_bytes.load(Ordering::Relaxed),
             cache_remembered_bytes: self.gauges.cache_remembered_bytes.load(Ordering::Relaxed),
-            cache_total_bytes: self.options.cache_bytes / block_bytes(&self.model) * block_bytes(&self.model),
+            cache_total_bytes: self.cache_total_bytes(),
             prompt_tokens: self.gauges.prompt_tokens.load(Ordering::Relaxed),
             remembered_tokens: self.gauges.remembered_tokens.load(Ordering::Relaxed),
             put_off: self.gauges.put_off.load(Ordering::Relaxed),
@@ -212,29 +225,6 @@ impl Drop for Engine {
             tracing::error!("an engine's thread panicked outside a step");
         }
     }
-}
-
-fn max_step_tokens(options: &EngineOptions) -> usize {
-    options.max_step_tokens.max(options.max_sequences).max(1)
-}
-
-fn block_bytes(model: &Model) -> u64 {
-    let description = model.decoder.description();
-    KeyValueStore::block_bytes(description.kv_heads, description.head_dim).max(1)
-}
-
-/// What the context and the cache both hold.
-fn longest_sequence(model: &Model, options: &EngineOptions) -> usize {
-    let description = model.decoder.description();
-    let (windows, step) = (description.windows(), max_step_tokens(options));
-    let blocks = usize::try_from(options.cache_bytes / block_bytes(model)).unwrap_or(usize::MAX);
-    let fits = |tokens: usize| BlockPool::most_for(&windows, tokens, step) <= blocks;
-    let (mut least, mut most) = (0, description.context);
-    while least < most {
-        let middle = least + (most - least).div_ceil(2);
-        if fits(middle) { least = middle } else { most = middle - 1 }
-    }
-    least
 }
 
 struct Worker {
@@ -334,8 +324,10 @@ impl Worker {
 
     /// Guesses ahead for sequences that generate, where that pays.
     fn guess(&mut self) {
+        let mut left = MOST_GUESSED_A_STEP;
         for sequence in &mut self.running {
-            sequence.guess();
+            sequence.guess(left);
+            left -= sequence.guessed();
         }
         let generating = self.running.iter().filter(|sequence| sequence.is_generating()).count();
         let guessed: usize = self.running.iter().map(Sequence::guessed).sum();
@@ -444,7 +436,7 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let block_bytes = block_bytes(&self.model);
+        let block_bytes = block_bytes(self.model.decoder.description());
         let used = (self.blocks.total() - self.blocks.available()) as u64 * block_bytes;
         let remembered = self.blocks.reclaimable() as u64 * block_bytes;
         self.gauges.cache_used_bytes.store(used, Ordering::Relaxed);

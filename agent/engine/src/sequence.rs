@@ -126,12 +126,12 @@ impl Sequence {
         blocks.release(&mut self.blocks);
     }
 
-    /// Guesses what follows. Never beyond the end of the answer, whose room is what was asked for.
-    pub(crate) fn guess(&mut self) {
+    /// Guesses up to `most` tokens that follow. Never beyond the end of the answer, whose room is what was asked for.
+    pub(crate) fn guess(&mut self, most: usize) {
         self.guess.clear();
         if self.is_generating() {
             let left = self.max_tokens - (self.tokens.len() - self.prompt_tokens);
-            self.guess.extend_from_slice(guess(&self.tokens, left.saturating_sub(1)));
+            self.guess.extend_from_slice(guess(&self.tokens, most.min(left.saturating_sub(1))));
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use llmdeck_kernels::attention::KeyValueStore;
 
 use crate::blocks::{BlockPool, OutOfBlocks, SequenceBlocks};
-use crate::decoder::{Chunk, Decoder, Scratch};
+use crate::decoder::{Chunk, Decoder};
 use crate::model::Model;
+use crate::scratch::Scratch;
 
 /// A sequence and room for it.
 pub struct Session {

@@ -5,6 +5,8 @@
 
 /// Most tokens guessed for one sequence in one step.
 const MOST_GUESSED: usize = 4;
+/// Most tokens guessed for all sequences in one step: each needs a row of logits.
+pub(crate) const MOST_GUESSED_A_STEP: usize = 16;
 /// Tokens at the end that must have been there before, longest first.
 const MATCHED: [usize; 2] = [3, 2];
 /// How far back a match is looked for.

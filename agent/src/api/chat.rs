@@ -90,7 +90,7 @@ pub(super) async fn chat_completions(
     }
     let messages = messages(request.messages)?;
     let admitted = deployment.admit(arrived).await?;
-    let model = admitted.revision.model();
+    let model = admitted.engine.model();
     let template = model
         .chat_template
         .as_ref()

@@ -73,7 +73,7 @@ pub(super) async fn completions(
         return Err(ApiError::field("best_of", "must be 1"));
     }
     let admitted = deployment.admit(arrived).await?;
-    let prompt = tokens(request.prompt, admitted.revision.model())?;
+    let prompt = tokens(request.prompt, admitted.engine.model())?;
     let asked = Asked { deployment, admitted, prompt, checked, stream, json_asked: false };
     answer(asked, CompletionWording { named, offset: 0 }).await
 }

@@ -37,6 +37,27 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PromptLabels {
+    model: String,
+    revision: u32,
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct GuessLabels {
+    model: String,
+    revision: u32,
+    right: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MemoryLabels {
+    model: String,
+    revision: u32,
+    part: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct TokenLabels {
     model: String,
     revision: u32,
@@ -67,6 +88,11 @@ pub struct Metrics {
     e2e: Seconds,
     requests: Family<OutcomeLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
+    prompt_tokens: Family<PromptLabels, Counter>,
+    guessed_tokens: Family<GuessLabels, Counter>,
+    preemptions: Family<RevisionLabels, Counter>,
+    memory: Family<MemoryLabels, Gauge<i64, AtomicI64>>,
+    model_memory: Gauge<i64, AtomicI64>,
     in_flight: Family<RevisionLabels, Gauge<i64, AtomicI64>>,
     golden: Family<RevisionLabels, Share>,
     queue_depth: Family<ModelLabels, Gauge>,
@@ -93,6 +119,11 @@ impl Default for Metrics {
             e2e: new(),
             requests: Family::default(),
             tokens: Family::default(),
+            prompt_tokens: Family::default(),
+            guessed_tokens: Family::default(),
+            preemptions: Family::default(),
+            memory: Family::default(),
+            model_memory: Gauge::default(),
             in_flight: Family::default(),
             golden: Family::default(),
             queue_depth: Family::default(),
@@ -121,6 +152,33 @@ impl Metrics {
         }
         registry.register("llmdeck_requests", "Requests by how they ended", self.requests.clone());
         registry.register("gen_ai_client_token_usage", "Tokens by type", self.tokens.clone());
+        registry.register(
+            "llmdeck_prompt_tokens",
+            "Tokens of prompts that began: computed, or remembered from earlier prompts",
+            self.prompt_tokens.clone(),
+        );
+        registry.register(
+            "llmdeck_guessed_tokens",
+            "Tokens guessed ahead, by whether they were right",
+            self.guessed_tokens.clone(),
+        );
+        registry.register(
+            "llmdeck_preemptions",
+            "Sequences that gave their cache back because it was full",
+            self.preemptions.clone(),
+        );
+        registry.register_with_unit(
+            "llmdeck_model_memory_held",
+            "Memory that a revision holds, by what for",
+            Unit::Bytes,
+            self.memory.clone(),
+        );
+        registry.register_with_unit(
+            "llmdeck_model_memory_budget",
+            "Memory that models may take together",
+            Unit::Bytes,
+            self.model_memory.clone(),
+        );
         registry.register("llmdeck_requests_in_flight", "Requests under way", self.in_flight.clone());
         registry.register("llmdeck_golden_score", "Latest golden score, 0 to 1", self.golden.clone());
         registry.register("llmdeck_queue_depth", "Requests that wait", self.queue_depth.clone());
@@ -145,6 +203,7 @@ impl Metrics {
     pub fn absorb(&self, frame: &Frame) {
         frame.deployments.iter().for_each(|deployment| self.absorb_deployment(deployment));
         frame.gpus.iter().for_each(|gpu| self.absorb_gpu(gpu));
+        self.model_memory.set(i64::try_from(frame.model_memory_bytes).unwrap_or(i64::MAX));
     }
 
     fn absorb_deployment(&self, deployment: &Deployment) {
@@ -185,6 +244,25 @@ impl Metrics {
             let labels =
                 TokenLabels { model: model.to_owned(), revision: revision.number, gen_ai_token_type };
             self.tokens.get_or_create(&labels).inc_by(count);
+        }
+        let computed = counters.prompt_tokens_begun - counters.prompt_tokens_remembered;
+        for (source, count) in [("computed", computed), ("remembered", counters.prompt_tokens_remembered)] {
+            let labels = PromptLabels { model: model.to_owned(), revision: revision.number, source };
+            self.prompt_tokens.get_or_create(&labels).inc_by(count);
+        }
+        let wrong = counters.tokens_guessed - counters.tokens_guessed_right;
+        for (right, count) in [("true", counters.tokens_guessed_right), ("false", wrong)] {
+            let labels = GuessLabels { model: model.to_owned(), revision: revision.number, right };
+            self.guessed_tokens.get_or_create(&labels).inc_by(count);
+        }
+        self.preemptions.get_or_create(&labels).inc_by(counters.preemptions);
+        for (part, bytes) in [
+            ("weights", revision.resident_weights_bytes),
+            ("cache", revision.kv_total_bytes),
+            ("scratch", revision.scratch_bytes),
+        ] {
+            let labels = MemoryLabels { model: model.to_owned(), revision: revision.number, part };
+            self.memory.get_or_create(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         self.in_flight.get_or_create(&labels).set(i64::from(revision.in_flight));
         if let Some(score) = revision.quality.and_then(|quality| quality.golden_score) {

@@ -8,7 +8,9 @@ use color_eyre::eyre::{Result, bail};
 use llmdeck_engine::Isa;
 use llmdeck_proto::v1::gpu_driver::State;
 
+use super::doctor_models;
 use crate::agent::AgentOptions;
+use crate::placement::free_bytes;
 use crate::telemetry::HostSampler;
 use crate::telemetry::gpu::{GpuReadings, GpuSampler};
 
@@ -16,7 +18,7 @@ const LEAST_FREE_DISK_BYTES: u64 = 2 << 30;
 const LEAST_FREE_MEMORY_BYTES: u64 = 512 << 20;
 const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
 
-enum Finding {
+pub(super) enum Finding {
     Well(String),
     Note(String),
     Wrong(String),
@@ -24,7 +26,7 @@ enum Finding {
 
 /// Prints one line a check; fails when something would keep the agent from running.
 pub(super) fn check(options: &AgentOptions) -> Result<()> {
-    let findings = [
+    let mut findings = vec![
         ("GPU", gpu(options)?),
         ("CPU", cpu(options)),
         ("memory", memory(options)),
@@ -33,6 +35,7 @@ pub(super) fn check(options: &AgentOptions) -> Result<()> {
         ("socket", socket(&options.socket)),
         ("HTTP", http(options)),
     ];
+    findings.extend(doctor_models::findings(options).into_iter().map(|finding| ("models", finding)));
     let mut out = std::io::stdout().lock();
     let mut wrong = 0;
     for (what, finding) in &findings {
@@ -83,7 +86,7 @@ fn cpu(options: &AgentOptions) -> Finding {
 
 fn memory(options: &AgentOptions) -> Finding {
     let host = HostSampler::new(&options.data_dir).sample();
-    let free = host.memory_total_bytes.saturating_sub(host.memory_used_bytes);
+    let free = free_bytes();
     let text = format!("{} MiB free of {} MiB", free >> 20, host.memory_total_bytes >> 20);
     if free < LEAST_FREE_MEMORY_BYTES {
         return Finding::Wrong(format!("{text}; stop something else"));

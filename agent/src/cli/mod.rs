@@ -1,6 +1,7 @@
 //! The command line: `run`, `stdio` and `doctor`.
 
 mod doctor;
+mod doctor_models;
 mod run;
 mod stdio;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use llmdeck_proto::v1::{Job, JobSummary};
 use tokio::sync::Semaphore;
 
+use crate::placement::Loaded;
 use crate::quality::{Suite, run_suite};
 use crate::serving::LiveRevision;
 use crate::time::unix_ms;
@@ -50,6 +51,7 @@ impl Jobs {
         &self,
         subject: String,
         live: Arc<LiveRevision>,
+        engine: Arc<Loaded>,
         suite: Arc<Suite>,
     ) -> Result<String, TooManyJobs> {
         let id = self.add("evaluate", subject)?;
@@ -61,7 +63,7 @@ impl Jobs {
             };
             let total = suite.prompts.len();
             update("running", Some(0.0), format!("0 of {total} prompts"));
-            let run = run_suite(live.engine(), &suite, |done| {
+            let run = run_suite(&engine, &suite, |done| {
                 update("running", Some(done as f64 / total as f64), format!("{done} of {total} prompts"));
             });
             match run.await {

@@ -21,7 +21,9 @@ pub async fn score_on_schedule(
     loop {
         ticks.tick().await;
         let Some(revision) = deployment.stable() else { continue };
-        match run_suite(revision.engine(), &suite, |_| {}).await {
+        // What was unloaded is not loaded again to be scored: nobody asks it.
+        let Some(engine) = revision.loaded() else { continue };
+        match run_suite(&engine, &suite, |_| {}).await {
             Ok(run) => revision.set_golden(run),
             Err(error) => {
                 let subject = format!("{}@{}", deployment.name(), revision.number());

@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use llmdeck_engine::Pool;
-use llmdeck_engine::engine::EngineOptions;
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout,
@@ -15,10 +13,10 @@ use rand::Rng;
 
 use super::active::{Active, Claim};
 use super::machine::{Move, Step};
-use super::memory::size_of;
 use super::plan::{PlanFacts, change_plan};
 use super::refusal::Refused;
 use super::run::Run;
+use crate::placement::Loader;
 use crate::quality::Suite;
 use crate::registry::{Registry, ResolvedModel};
 use crate::security::audit::{Audit, Entry};
@@ -37,10 +35,6 @@ pub struct RolloutSettings {
     pub suite: Option<Arc<Suite>>,
     /// Least golden score that is not refused.
     pub golden_floor: Option<f64>,
-    /// For the engines of its revisions.
-    pub engine: EngineOptions,
-    /// The threads that compute, shared by all deployments.
-    pub pool: Arc<Pool>,
     /// How long the old revision's requests are waited for before the rollout counts as done; they go on after it.
     pub drain: Duration,
 }
@@ -51,6 +45,7 @@ pub struct Controller {
     pub(super) settings: HashMap<String, RolloutSettings>,
     pub(super) store: Arc<Store>,
     pub(super) registry: Arc<Registry>,
+    pub(super) loader: Arc<Loader>,
     pub(super) audit: Arc<Audit>,
     pub(super) events: Arc<Events>,
     pub(super) active: Arc<Active>,
@@ -63,10 +58,16 @@ impl Controller {
         settings: HashMap<String, RolloutSettings>,
         store: Arc<Store>,
         registry: Arc<Registry>,
+        loader: Arc<Loader>,
         audit: Arc<Audit>,
         events: Arc<Events>,
     ) -> Self {
-        Self { deployments, settings, store, registry, audit, events, active: Arc::default() }
+        Self { deployments, settings, store, registry, loader, audit, events, active: Arc::default() }
+    }
+
+    /// Brings revisions into memory.
+    pub fn loader(&self) -> &Arc<Loader> {
+        &self.loader
     }
 
     /// Rollouts as frames show them.
@@ -113,16 +114,15 @@ impl Controller {
         let model = blocking(move || registry.model(&reference)).await??;
         self.check_expected(&deployment, &context)?;
         let number = self.store.next_revision_number(deployment.name())?;
-        let weights_bytes = size_of(&model.path);
+        let room = self.room_for(&deployment, &model.reference, &model.path).await?;
         let stable = deployment.stable();
         let plan = change_plan(&PlanFacts {
             deployment: deployment.name(),
             from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
             to: (number, &model.reference),
             kind: Move::Deploy,
-            standby_ready: false,
             in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
-            weights_bytes,
+            room: Some(&room),
             golden_prompts: settings.suite.as_ref().map(|suite| suite.prompts.len()),
             golden_floor: settings.golden_floor,
             force: request.force,
@@ -131,10 +131,13 @@ impl Controller {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let claim = self.claim(&deployment, &operator, "deploy", &context, number).await?;
-        self.make_room(&deployment, &model.reference, weights_bytes)?;
+        let reservation = self
+            .loader
+            .reserve(deployment.name(), number, &model.reference, &room.needed, Instant::now())
+            .await?;
         let target = self.new_revision(&deployment, &model)?;
         let run = self.begin(deployment, settings, operator, &context, Move::Deploy, target, None)?;
-        let run = Run { force: request.force, ..run };
+        let run = Run { force: request.force, reservation: Some(reservation), ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         tokio::spawn(run.run_until_swapped(claim));
         Ok(answer)
@@ -156,17 +159,19 @@ impl Controller {
         let (deployment, settings) = self.find(&request.deployment)?;
         self.check_expected(&deployment, &context)?;
         let target = self.rollback_target(&deployment, request.to_revision)?;
-        let candidate = deployment.loaded(target.number);
+        let candidate = deployment.loaded(target.number).filter(|live| live.loaded().is_some());
         let stable = deployment.stable();
-        let weights_bytes = size_of(Path::new(&target.path));
+        let room = match &candidate {
+            Some(_) => None,
+            None => Some(self.room_for(&deployment, &target.model, Path::new(&target.path)).await?),
+        };
         let plan = change_plan(&PlanFacts {
             deployment: deployment.name(),
             from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
             to: (target.number, &target.model),
             kind: Move::Rollback,
-            standby_ready: candidate.is_some(),
             in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
-            weights_bytes,
+            room: room.as_ref(),
             golden_prompts: None,
             golden_floor: None,
             force: false,
@@ -175,11 +180,17 @@ impl Controller {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
-        let ready = candidate.is_some();
-        if !ready {
-            self.make_room(&deployment, &target.model, weights_bytes)?;
-        }
+        let reservation = match &room {
+            Some(room) => {
+                let (name, now) = (deployment.name(), Instant::now());
+                deployment.retire(target.number);
+                Some(self.loader.reserve(name, target.number, &target.model, &room.needed, now).await?)
+            }
+            None => None,
+        };
+        let ready = reservation.is_none();
         let run = self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate)?;
+        let run = Run { reservation, ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         let task = tokio::spawn(run.run_until_swapped(claim));
         if ready {
@@ -392,6 +403,7 @@ impl Controller {
             force: false,
             target,
             candidate,
+            reservation: None,
             old,
             rollout,
         })

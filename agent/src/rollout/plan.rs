@@ -1,6 +1,7 @@
 use llmdeck_proto::v1::ChangePlan;
 
 use super::machine::Move;
+use super::memory::Room;
 
 /// What a plan is made of.
 pub(super) struct PlanFacts<'a> {
@@ -8,9 +9,9 @@ pub(super) struct PlanFacts<'a> {
     pub(super) from: Option<(u32, &'a str)>,
     pub(super) to: (u32, &'a str),
     pub(super) kind: Move,
-    pub(super) standby_ready: bool,
     pub(super) in_flight: u32,
-    pub(super) weights_bytes: u64,
+    /// What has to be loaded; `None` where it is loaded already.
+    pub(super) room: Option<&'a Room>,
     pub(super) golden_prompts: Option<usize>,
     pub(super) golden_floor: Option<f64>,
     pub(super) force: bool,
@@ -22,14 +23,22 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     let (to, model) = facts.to;
     let (from, from_model) = facts.from.unwrap_or((0, ""));
     let mut effects = Vec::new();
-    if facts.standby_ready {
-        effects.push(format!("new requests go to {name}@{to} at once; it is loaded"));
-    } else {
-        effects.push(format!("loads {model} ({}) beside {name}@{from}", size(facts.weights_bytes)));
+    if let Some(room) = facts.room {
+        effects.extend(room.effects());
+        let needed = &room.needed;
+        effects.push(format!(
+            "loads {model} beside {name}@{from}: {} (weights {}, cache {}, scratch {})",
+            size(needed.total_bytes()),
+            size(needed.weights_bytes),
+            size(needed.cache_bytes),
+            size(needed.scratch_bytes),
+        ));
         if facts.kind == Move::Deploy {
             effects.push(scoring(facts));
         }
         effects.push(format!("then new requests go to {name}@{to}"));
+    } else {
+        effects.push(format!("new requests go to {name}@{to} at once; it is loaded"));
     }
     if from > 0 {
         let running = facts.in_flight;
@@ -47,11 +56,11 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         from_model: from_model.to_owned(),
         to_revision: to,
         to_model: model.to_owned(),
-        standby_ready: facts.standby_ready,
+        standby_ready: facts.room.is_none(),
         in_flight: facts.in_flight,
         effects,
         undo,
-        extra_memory_bytes: if facts.standby_ready { 0 } else { facts.weights_bytes },
+        extra_memory_bytes: facts.room.map_or(0, |room| room.needed.total_bytes()),
     }
 }
 

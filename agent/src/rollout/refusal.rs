@@ -1,7 +1,7 @@
+use crate::placement::LoadError;
 use crate::quality::AskError;
 use crate::registry::RegistryError;
 use crate::security::audit::AuditError;
-use crate::serving::LoadError;
 use crate::store::StoreError;
 
 /// Why an action was not done. Nothing has changed.
@@ -69,18 +69,9 @@ pub enum Refused {
         /// Which deployment.
         deployment: String,
     },
-    /// The candidate does not fit.
-    #[error(
-        "{model} needs about {needed_mib} MiB and {available_mib} MiB are free; stop something or choose a smaller model"
-    )]
-    Memory {
-        /// As asked for.
-        model: String,
-        /// With room for its cache.
-        needed_mib: u64,
-        /// Of the node.
-        available_mib: u64,
-    },
+    /// The candidate does not fit, or cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// What was asked for is too long or empty.
     #[error("{field} {problem}")]
     Invalid {

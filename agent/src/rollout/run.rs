@@ -11,6 +11,7 @@ use super::active::Claim;
 use super::controller::{Controller, RolloutSettings};
 use super::machine::{Effect, Happening, Move, Step, step};
 use super::refusal::StepError;
+use crate::placement::Reservation;
 use crate::quality::{ask, run_suite};
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, LiveRevision};
@@ -27,6 +28,8 @@ pub(super) struct Run {
     pub(super) force: bool,
     pub(super) target: RevisionRow,
     pub(super) candidate: Option<Arc<LiveRevision>>,
+    /// Memory for a candidate that is not loaded yet.
+    pub(super) reservation: Option<Reservation>,
     pub(super) old: Option<Arc<LiveRevision>>,
     pub(super) failed_before: u64,
     pub(super) running_at_swap: u32,
@@ -92,28 +95,30 @@ impl Run {
             active.show(&shown);
         };
         let name = self.deployment.name();
-        let live = load(&self.controller, name, &self.target, &self.settings, progress).await?;
+        let Some(reservation) = self.reservation.take() else { return Err(StepError::Panicked) };
+        let live = self.controller.loader.load(name, self.target.clone(), reservation, progress).await?;
         self.deployment.set_state(&live, RevisionState::Warming);
         self.candidate = Some(live);
         Ok(Happening::Loaded)
     }
 
     async fn warm(&self) -> Result<Happening, StepError> {
-        if let Some(live) = &self.candidate {
-            ask(live.engine(), "Are you ready?", 4).await?;
+        if let Some(engine) = self.candidate.as_ref().and_then(|live| live.loaded()) {
+            ask(&engine, "Are you ready?", 4).await?;
         }
         Ok(Happening::Warmed)
     }
 
     async fn score(&mut self) -> Result<Happening, StepError> {
         let floor = self.settings.golden_floor;
-        let (Some(live), Some(suite)) = (&self.candidate, &self.settings.suite) else {
+        let engine = self.candidate.as_ref().and_then(|live| live.loaded());
+        let (Some(live), Some(engine), Some(suite)) = (&self.candidate, engine, &self.settings.suite) else {
             return Ok(Happening::Scored { score: None, floor, force: self.force });
         };
         self.deployment.set_state(live, RevisionState::Evaluating);
         let (active, mut shown) = (Arc::clone(&self.controller.active), self.rollout.clone());
         let total = suite.prompts.len();
-        let run = run_suite(live.engine(), suite, |done| {
+        let run = run_suite(&engine, suite, |done| {
             shown.progress = Some(done as f64 / total as f64);
             shown.detail = format!("golden suite: {done} of {total} prompts");
             active.show(&shown);
@@ -148,6 +153,9 @@ impl Run {
             if self.deployment.state_of(old.number()) == Some(RevisionState::Draining) {
                 self.deployment.set_state(&old, RevisionState::Standby);
             }
+            if old.loaded().is_none() {
+                self.deployment.retire(old.number());
+            }
             self.keep_one_standby(old.number());
         }
         let finished = self.running_at_swap.saturating_sub(still_running);
@@ -160,7 +168,10 @@ impl Run {
         for live in self.deployment.all_loaded() {
             let standby = self.deployment.state_of(live.number()) == Some(RevisionState::Standby);
             if standby && live.number() != keep {
-                self.controller.retire(&self.deployment, &live, "unloaded; a newer revision stands by");
+                self.deployment.retire(live.number());
+                let subject = format!("{}@{}", self.deployment.name(), live.number());
+                let why = "unloaded; a newer revision stands by";
+                self.controller.events.push(Severity::Information, &subject, why, "");
             }
         }
     }
@@ -184,19 +195,4 @@ impl Run {
             tracing::error!(%error, "the outcome of a rollout could not be recorded");
         }
     }
-}
-
-/// Loads a revision on a thread that may block.
-pub(super) async fn load(
-    controller: &Controller,
-    deployment: &str,
-    target: &RevisionRow,
-    settings: &RolloutSettings,
-    mut progress: impl FnMut(f64) + Send + 'static,
-) -> Result<Arc<LiveRevision>, StepError> {
-    let (name, spec, options) = (deployment.to_owned(), target.clone(), settings.engine);
-    let (pool, registry) = (Arc::clone(&settings.pool), Arc::clone(&controller.registry));
-    let work = move || LiveRevision::load(&name, spec, options, &pool, &registry, &mut progress);
-    let loaded = tokio::task::spawn_blocking(work).await;
-    Ok(Arc::new(loaded.map_err(|_| StepError::Panicked)??))
 }

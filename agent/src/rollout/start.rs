@@ -1,19 +1,24 @@
 //! What the controller does when the agent starts: settles what a crash cut off, and serves what was promised.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::rollout::State;
 
 use super::controller::Controller;
 use super::refusal::{Refused, StepError};
-use super::run::load;
+use crate::placement::LoadError;
 use crate::quality::ask;
 use crate::registry::ResolvedModel;
 use crate::security::identity::Operator;
 use crate::serving::Deployment;
 use crate::store::RevisionRow;
 use crate::time::unix_ms;
+
+/// How long a deployment waits at the start for others, loaded first, to become idle and give way.
+const PATIENCE_FOR_MEMORY: Duration = Duration::from_secs(10);
 
 impl Controller {
     /// Settles rollouts that had not ended: one whose revision was promised is done, any other has failed.
@@ -54,16 +59,22 @@ impl Controller {
     }
 
     async fn try_bring_up(&self, deployment: &Arc<Deployment>, configured: &str) -> Result<String, String> {
-        let Some(settings) = self.settings(deployment.name()) else {
-            return Err("it has no settings".into());
-        };
         let spec = self.promised(deployment, configured).await.map_err(|error| error.to_string())?;
         let up = async {
-            let live = load(self, deployment.name(), &spec, settings, |_| {}).await?;
-            ask(live.engine(), "Are you ready?", 4).await?;
+            let name = deployment.name();
+            let needed = self.loader.footprint(name, Path::new(&spec.path)).await?;
+            let until = Instant::now() + PATIENCE_FOR_MEMORY;
+            let reservation = self.loader.reserve(name, spec.number, &spec.model, &needed, until).await?;
+            let live = self.loader.load(name, spec.clone(), reservation, |_| {}).await?;
+            if let Some(engine) = live.loaded() {
+                ask(&engine, "Are you ready?", 4).await?;
+            }
             Ok::<_, StepError>(live)
         };
-        let live = up.await.map_err(|error| format!("{}: {error}", spec.model))?;
+        let live = up.await.map_err(|error| match error {
+            StepError::Load(LoadError::Memory { .. }) => error.to_string(),
+            error => format!("{}: {error}", spec.model),
+        })?;
         deployment.swap_to(&live);
         Ok(format!("revision {} of {} serves", spec.number, spec.model))
     }

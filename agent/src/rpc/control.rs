@@ -8,6 +8,7 @@ use llmdeck_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
+use crate::placement::LoadError;
 use crate::registry::RegistryError;
 use crate::rollout::Refused;
 use crate::security::identity::Operator;
@@ -82,7 +83,8 @@ fn status(refused: &Refused) -> Status {
         | Refused::Busy { .. }
         | Refused::NothingToAbort { .. } => Status::failed_precondition(message),
         Refused::Moved { .. } => Status::aborted(message),
-        Refused::Memory { .. } => Status::resource_exhausted(message),
+        Refused::Load(LoadError::Memory { .. }) => Status::resource_exhausted(message),
+        Refused::Load(_) => Status::failed_precondition(message),
         Refused::Audit(_) | Refused::Store(_) => Status::internal(message),
     }
 }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use llmdeck_proto::v1::jobs_server;
 use llmdeck_proto::v1::{EvaluateRequest, EvaluateResponse, ListJobsRequest, ListJobsResponse};
@@ -35,7 +36,10 @@ impl jobs_server::Jobs for Jobs {
         let subject = format!("{name}@{}", live.number());
         let recorded = self.0.controller.record(&operator, "evaluate", &subject, "", "accepted").await;
         recorded.map_err(|refused| Status::internal(refused.to_string()))?;
-        let job_id = self.0.jobs.evaluate(subject, live, suite);
+        let until = Instant::now() + deployment.limits().deadline;
+        let engine = self.0.controller.loader().awake(deployment, &live, until).await;
+        let engine = engine.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let job_id = self.0.jobs.evaluate(subject, live, engine, suite);
         let job_id = job_id.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         Ok(Response::new(EvaluateResponse { job_id }))
     }

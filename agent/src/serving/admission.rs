@@ -5,6 +5,7 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::revision::InFlight;
+use crate::placement::Loaded;
 
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,8 @@ pub struct Admitted {
     pub(super) _place: OwnedSemaphorePermit,
     /// What serves it.
     pub revision: InFlight,
+    /// What runs its tokens.
+    pub engine: Arc<Loaded>,
     /// When the request came.
     pub arrived: Instant,
     /// When it must be over.

@@ -9,6 +9,7 @@ use llmdeck_proto::v1::revision::State;
 use super::admission::{Admission, AdmissionError, Admitted, Refusal};
 use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
+use crate::placement::Loader;
 
 /// Why a deployment cannot serve while the agent starts.
 pub const LOADING: &str = "its model is still loading";
@@ -32,6 +33,7 @@ pub struct Deployment {
     limits: DeploymentLimits,
     objective_ttft_p99_us: Option<u64>,
     admission: Admission,
+    loader: Arc<Loader>,
     /// What new requests go to.
     route: ArcSwapOption<LiveRevision>,
     /// Everything loaded, and what is on its way.
@@ -51,12 +53,18 @@ struct Known {
 
 impl Deployment {
     /// One that serves nothing yet.
-    pub fn new(name: &str, limits: DeploymentLimits, objective_ttft_p99_us: Option<u64>) -> Self {
+    pub fn new(
+        name: &str,
+        limits: DeploymentLimits,
+        objective_ttft_p99_us: Option<u64>,
+        loader: Arc<Loader>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             limits,
             objective_ttft_p99_us,
             admission: Admission::new(limits.max_concurrent, limits.queue_limit),
+            loader,
             route: ArcSwapOption::empty(),
             revisions: Mutex::default(),
             unavailable: Mutex::new(LOADING.into()),
@@ -98,11 +106,13 @@ impl Deployment {
                 });
             }
         };
-        match self.route.load_full() {
-            Some(revision) => {
-                Ok(Admitted { _place: place, revision: InFlight::new(revision), arrived, deadline })
-            }
-            None => Err(AdmissionError::Unavailable { deployment, reason: self.why_unavailable() }),
+        let Some(revision) = self.route.load_full() else {
+            return Err(AdmissionError::Unavailable { deployment, reason: self.why_unavailable() });
+        };
+        let revision = InFlight::new(revision);
+        match self.loader.awake(self, &revision, deadline).await {
+            Ok(engine) => Ok(Admitted { _place: place, revision, engine, arrived, deadline }),
+            Err(error) => Err(AdmissionError::Unavailable { deployment, reason: error.to_string() }),
         }
     }
 
@@ -211,6 +221,7 @@ impl Deployment {
             rejected_total: self.admission.rejected(),
             unavailable: if self.is_ready() { String::new() } else { self.why_unavailable() },
             objective_ttft_p99_us: self.objective_ttft_p99_us,
+            guaranteed_bytes: self.loader.budget().guaranteed_bytes(&self.name),
             ..v1::Deployment::default()
         }
     }
@@ -239,8 +250,19 @@ fn set(revisions: &mut Vec<Known>, revision: &Arc<LiveRevision>, state: State) {
 fn drain_revision(known: &Known, stable: u32) -> v1::Revision {
     let live = &known.live;
     let spec = live.spec();
-    let readings = live.engine().readings();
+    let loaded = live.loaded();
+    let readings = loaded.as_ref().map(|loaded| loaded.drain_readings()).unwrap_or_default();
+    let footprint = loaded.as_ref().map(|loaded| loaded.footprint());
+    let unloaded = loaded.is_none() && known.state == State::Serving;
     let interval = live.recorder().drain();
+    let counters = v1::Counters {
+        prompt_tokens_begun: readings.prompt_tokens,
+        prompt_tokens_remembered: readings.remembered_tokens,
+        preemptions: readings.put_off,
+        tokens_guessed: readings.guessed_tokens,
+        tokens_guessed_right: readings.kept_tokens,
+        ..interval.counters
+    };
     let mut quality = interval.quality;
     if let Some(run) = live.golden() {
         quality.golden_score = Some(run.score.score);
@@ -252,22 +274,25 @@ fn drain_revision(known: &Known, stable: u32) -> v1::Revision {
     }
     v1::Revision {
         number: spec.number,
-        state: known.state.into(),
+        state: if unloaded { State::Unloaded } else { known.state }.into(),
         traffic_share: if spec.number == stable { 1.0 } else { 0.0 },
         model: spec.model.clone(),
         model_digest: spec.digest.clone(),
-        parameters: live.model().decoder.description().parameters(),
-        weights_bytes: live.model().weights_bytes,
+        parameters: live.parameters(),
+        weights_bytes: live.weights_bytes(),
         queue_us: Some(interval.queue_us),
         ttft_us: Some(interval.ttft_us),
         itl_us: Some(interval.itl_us),
         tpot_us: Some(interval.tpot_us),
         e2e_us: Some(interval.e2e_us),
-        counters: Some(interval.counters),
+        counters: Some(counters),
         in_flight: live.in_flight(),
         batch_size: u32::try_from(readings.batch_size).unwrap_or(u32::MAX),
         kv_used_bytes: readings.cache_used_bytes,
         kv_total_bytes: readings.cache_total_bytes,
+        kv_remembered_bytes: readings.cache_remembered_bytes,
+        resident_weights_bytes: footprint.map_or(0, |footprint| footprint.weights_bytes),
+        scratch_bytes: footprint.map_or(0, |footprint| footprint.scratch_bytes),
         quality: Some(quality),
         created_unix_ms: spec.created_unix_ms,
     }

@@ -70,7 +70,7 @@ impl Generation {
         json_asked: bool,
     ) -> Result<Self, StartError> {
         let tokens_in = request.prompt.len() as u64;
-        let longest = admitted.revision.engine().max_sequence_tokens();
+        let longest = admitted.engine.max_sequence_tokens();
         // Room for every event of the request, so that the engine never waits for a slow client.
         let (sender, events) = mpsc::channel(request.max_tokens.min(longest) + 3);
         let sink = Box::new(move |event| match sender.try_send((Instant::now(), event)) {
@@ -91,7 +91,7 @@ impl Generation {
             ended: false,
         };
         let mut generation = Self { deployment, admitted, events, meter };
-        match generation.admitted.revision.engine().submit(request, sink) {
+        match generation.admitted.engine.submit(request, sink) {
             Ok(()) => Ok(generation),
             Err(error) => {
                 let ours = matches!(error, EngineError::Stopped | EngineError::QueueFull);

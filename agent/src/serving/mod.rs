@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub use admission::{AdmissionError, Admitted};
 pub use deployment::{Deployment, DeploymentLimits, LOADING};
 pub use generation::{Generation, GenerationStep, StartError};
-pub use revision::{InFlight, LiveRevision, LoadError};
+pub use revision::{InFlight, LiveRevision};
 
 /// Every deployment of the node, by name. The set is fixed while the agent runs; what each routes to is not.
 pub struct Deployments {

@@ -1,87 +1,46 @@
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use llmdeck_engine::EngineError;
-use llmdeck_engine::Pool;
-use llmdeck_engine::engine::{Engine, EngineOptions};
-use llmdeck_engine::model::Model;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 
+use crate::placement::Loaded;
 use crate::quality::GoldenRun;
-use crate::registry::{Registry, RegistryError};
 use crate::store::RevisionRow;
 use crate::telemetry::Recorder;
 
-/// Why a revision could not be brought up.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The model.
-    #[error(transparent)]
-    Model(#[from] EngineError),
-    /// The file is no longer the one that the revision was made of.
-    #[error(
-        "{path} has changed since {revision} was made: its sha256 is {found}, not {expected}; deploy it as a new revision"
-    )]
-    Changed {
-        /// The file.
-        path: PathBuf,
-        /// `chat@7`.
-        revision: String,
-        /// Its digest now.
-        found: String,
-        /// Its digest then.
-        expected: String,
-    },
-    /// The file cannot be found or read.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// Another failure of the system.
-    #[error("the model's engine could not start: {0}")]
-    System(#[from] std::io::Error),
-}
-
-/// A loaded revision. It is dropped, and its memory given back, when the last request on it has ended.
+/// A revision that this node can serve. Its engine may be unloaded while nobody asks; dropped, it gives its memory back
+/// when the last request on it has ended.
 pub struct LiveRevision {
     spec: RevisionRow,
-    engine: Engine,
+    parameters: u64,
+    weights_bytes: u64,
+    loaded: ArcSwapOption<Loaded>,
+    /// Held by whoever loads it again.
+    waking: tokio::sync::Mutex<()>,
     recorder: Recorder,
     in_flight: AtomicU32,
+    last_used: Mutex<Instant>,
     idle: Notify,
     golden: ArcSwapOption<GoldenRun>,
 }
 
 impl LiveRevision {
-    /// Loads the model and starts its engine; takes as long as the file is large. `progress` hears the share that is loaded.
-    ///
-    /// # Errors
-    /// When the file is missing, changed, malformed or not supported.
-    pub fn load(
-        deployment: &str,
-        spec: RevisionRow,
-        options: EngineOptions,
-        pool: &Arc<Pool>,
-        registry: &Registry,
-        progress: &mut dyn FnMut(f64),
-    ) -> Result<Self, LoadError> {
-        let revision = format!("{deployment}@{}", spec.number);
-        let path = PathBuf::from(&spec.path);
-        let found = registry.digest_of(&path)?;
-        if found != spec.digest {
-            return Err(LoadError::Changed { path, revision, found, expected: spec.digest });
-        }
-        let model = Arc::new(Model::load_telling(&path, pool, progress)?);
-        let engine = Engine::start(&revision, model, options)?;
-        Ok(Self {
+    /// Of what was just loaded.
+    pub fn new(spec: RevisionRow, loaded: Arc<Loaded>) -> Self {
+        Self {
             spec,
-            engine,
+            parameters: loaded.model().decoder.description().parameters(),
+            weights_bytes: loaded.model().weights_bytes,
+            loaded: ArcSwapOption::new(Some(loaded)),
+            waking: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
             in_flight: AtomicU32::new(0),
+            last_used: Mutex::new(Instant::now()),
             idle: Notify::new(),
             golden: ArcSwapOption::empty(),
-        })
+        }
     }
 
     /// What it was made of.
@@ -94,14 +53,46 @@ impl LiveRevision {
         self.spec.number
     }
 
-    /// Runs its tokens.
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    /// Parameters of its model, in all.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
     }
 
-    /// Tokenizer, template and weights.
-    pub fn model(&self) -> &Arc<Model> {
-        self.engine.model()
+    /// Bytes of its weights as stored.
+    pub fn weights_bytes(&self) -> u64 {
+        self.weights_bytes
+    }
+
+    /// Runs its tokens; `None` while it is unloaded.
+    pub fn loaded(&self) -> Option<Arc<Loaded>> {
+        self.loaded.load_full()
+    }
+
+    /// Takes up an engine that was loaded again.
+    pub fn set_loaded(&self, loaded: &Arc<Loaded>) {
+        self.touch();
+        self.loaded.store(Some(Arc::clone(loaded)));
+    }
+
+    /// The right to load it again: one at a time.
+    pub async fn waking(&self) -> MutexGuard<'_, ()> {
+        self.waking.lock().await
+    }
+
+    /// Lets its engine go unless a request runs. One that comes at this moment keeps the engine until its end, or has it
+    /// loaded again. Whether it had one.
+    pub fn unload_if_idle(&self) -> bool {
+        self.in_flight() == 0 && self.loaded.swap(None).is_some()
+    }
+
+    /// How long nobody has asked it; `None` while a request runs.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let last_used = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.in_flight() == 0).then(|| last_used.elapsed())
+    }
+
+    fn touch(&self) {
+        *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// Measures its requests.
@@ -161,6 +152,7 @@ impl std::ops::Deref for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.revision.touch();
         if self.revision.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.revision.idle.notify_waiters();
         }

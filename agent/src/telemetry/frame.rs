@@ -18,6 +18,8 @@ pub struct FrameStates {
     pub rollouts: Vec<Rollout>,
     /// Under way or ended lately.
     pub jobs: Vec<Job>,
+    /// What models may take together.
+    pub model_memory_bytes: u64,
 }
 
 /// Makes the frame of each interval.
@@ -84,6 +86,7 @@ impl FrameMaker {
             deployments: states.deployments,
             rollouts: states.rollouts,
             jobs: states.jobs,
+            model_memory_bytes: states.model_memory_bytes,
             ..Frame::default()
         };
         attribute_energy(&mut frame, self.prices.as_ref());

@@ -176,6 +176,7 @@ impl Recorder {
                 requests_deadline: sum(|shard| &shard.outcomes[Outcome::Deadline as usize]),
                 tokens_in: sum(|shard| &shard.tokens_in),
                 tokens_out: sum(|shard| &shard.tokens_out),
+                ..v1::Counters::default()
             },
             quality: v1::Quality {
                 responses: sum(|shard| &shard.responses),

@@ -123,6 +123,16 @@ pub struct RevisionPoint {
     pub failed: u64,
     /// Generated tokens.
     pub tokens_out: u64,
+    /// Tokens of prompts that began, and how many of them were remembered from earlier prompts.
+    pub prompt_tokens: u64,
+    /// See `prompt_tokens`.
+    pub remembered_tokens: u64,
+    /// Times that a sequence gave its cache back because it was full.
+    pub preemptions: u64,
+    /// Tokens guessed ahead, and how many of them were right.
+    pub guessed: u64,
+    /// See `guessed`.
+    pub guessed_right: u64,
     /// Answers judged, and the sum of their tokens' logprobs over how many tokens.
     pub judged: u64,
     /// See `judged`.
@@ -166,6 +176,11 @@ impl RevisionPoint {
             ok: counters.requests_ok,
             failed: counters.requests_server_error + counters.requests_deadline,
             tokens_out: counters.tokens_out,
+            prompt_tokens: counters.prompt_tokens_begun,
+            remembered_tokens: counters.prompt_tokens_remembered,
+            preemptions: counters.preemptions,
+            guessed: counters.tokens_guessed,
+            guessed_right: counters.tokens_guessed_right,
             judged: quality.responses,
             logprob_sum: quality.token_logprob_sum,
             scored_tokens: quality.scored_tokens,
@@ -211,6 +226,11 @@ impl Series<DeploymentPoint> {
                 ok: sum(|part| part.ok),
                 failed: sum(|part| part.failed),
                 tokens_out: sum(|part| part.tokens_out),
+                prompt_tokens: sum(|part| part.prompt_tokens),
+                remembered_tokens: sum(|part| part.remembered_tokens),
+                preemptions: sum(|part| part.preemptions),
+                guessed: sum(|part| part.guessed),
+                guessed_right: sum(|part| part.guessed_right),
                 judged: sum(|part| part.judged),
                 logprob_sum: parts.iter().map(|part| part.logprob_sum).sum(),
                 scored_tokens: sum(|part| part.scored_tokens),
@@ -242,6 +262,17 @@ impl Window {
     /// Mean logprob of the answers' tokens.
     pub fn mean_logprob(&self) -> Option<f64> {
         (self.total.scored_tokens > 0).then(|| self.total.logprob_sum / self.total.scored_tokens as f64)
+    }
+
+    /// Share of prompt tokens that were remembered from earlier prompts.
+    pub fn remembered_share(&self) -> Option<f64> {
+        let total = &self.total;
+        (total.prompt_tokens > 0).then(|| total.remembered_tokens as f64 / total.prompt_tokens as f64)
+    }
+
+    /// Share of guessed tokens that were right.
+    pub fn guessed_right_share(&self) -> Option<f64> {
+        (self.total.guessed > 0).then(|| self.total.guessed_right as f64 / self.total.guessed as f64)
     }
 
     /// Share of answers that were empty, cut off or repetitive.

@@ -229,6 +229,9 @@ fn table(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mu
             Column::right("RUNNING", 9),
             Column::right("BATCH", 7),
             Column::right("CACHE", 10),
+            Column::right("PREFIX", 8),
+            Column::right("GUESSES", 9),
+            Column::right("PUT OFF", 9),
             Column::right("WEIGHTS", 10),
         ]);
     }
@@ -270,6 +273,9 @@ fn revision_cells(view: &View<'_>, key: &DeploymentKey, revision: &Revision, wid
             (revision.in_flight.to_string(), Tone::Plain),
             (revision.batch_size.to_string(), Tone::Plain),
             (bytes(revision.kv_used_bytes), Tone::Plain),
+            (window.remembered_share().map_or_else(missing, percent), Tone::Plain),
+            (window.guessed_right_share().map_or_else(missing, percent), Tone::Plain),
+            (window.total.preemptions.to_string(), Tone::Plain),
             (bytes(revision.weights_bytes), Tone::Plain),
         ]);
     }
@@ -299,5 +305,6 @@ pub(crate) fn state_word(state: State) -> &'static str {
         State::Standby => "standby",
         State::Stopped => "stopped",
         State::Failed => "failed",
+        State::Unloaded => "unloaded",
     }
 }

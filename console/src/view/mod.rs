@@ -7,6 +7,7 @@ mod events;
 mod fleet;
 mod format;
 mod help;
+mod model_memory;
 mod node;
 mod overlay;
 mod palette;

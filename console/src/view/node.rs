@@ -6,6 +6,7 @@ use ratatui::layout::Rect;
 use super::View;
 use super::fleet::mark;
 use super::format::{age, bytes, percent, rate, watts};
+use super::model_memory;
 use super::pen::{Cell, Column, Pen};
 use crate::app::node_health;
 use crate::model::{LinkState, NodeModel};
@@ -24,7 +25,9 @@ pub(super) fn draw(view: &View<'_>, index: usize, area: Rect, buffer: &mut Buffe
     if let Some(host) = &frame.host {
         lines += host_lines(view, node, host, &mut pen.lines(lines, area.height - lines));
     }
-    gpus(view, node, frame, &mut pen.lines(lines, area.height.saturating_sub(lines)));
+    let mut below = gpus(view, frame);
+    below.extend(model_memory::lines(view, frame));
+    draw_lines(view, node, below, &mut pen.lines(lines, area.height.saturating_sub(lines)));
 }
 
 fn title(view: &View<'_>, node: &NodeModel, pen: &mut Pen<'_>) {
@@ -117,59 +120,73 @@ fn host_lines(view: &View<'_>, node: &NodeModel, host: &Host, pen: &mut Pen<'_>)
     u16::try_from(readings.len()).unwrap_or(0) + 2
 }
 
-fn gpus(view: &View<'_>, node: &NodeModel, frame: &Frame, pen: &mut Pen<'_>) {
+/// A line of what scrolls below the host.
+pub(super) enum Line {
+    Blank,
+    Rule(String),
+    Text(Cell),
+    Titles(&'static [Column]),
+    Row(&'static [Column], Vec<Cell>),
+    /// A row with the past of the card of that uuid.
+    Gpu(Vec<Cell>, String),
+}
+
+const GPU_COLUMNS: [Column; 7] = [
+    Column::right("GPU", 6),
+    Column::left(" NAME", 21),
+    Column::right("BUSY", 7),
+    Column::right("MEMORY", 16),
+    Column::right("POWER/LIMIT", 15),
+    Column::right("TEMP", 7),
+    Column::right("SM MHz", 8),
+];
+
+fn draw_lines(view: &View<'_>, node: &NodeModel, lines: Vec<Line>, pen: &mut Pen<'_>) {
+    let room = usize::from(pen.area.height);
+    let from = view.app.scroll.min(lines.len().saturating_sub(room));
+    for (y, line) in (0..).zip(lines.into_iter().skip(from).take(room)) {
+        match line {
+            Line::Blank => {}
+            Line::Rule(title) => pen.rule(y, &title),
+            Line::Text((text, tone)) => {
+                pen.put(7, y, &text, tone);
+            }
+            Line::Titles(columns) => pen.titles(y, columns),
+            Line::Row(columns, cells) => pen.row(y, columns, &cells),
+            Line::Gpu(cells, uuid) => {
+                pen.row(y, &GPU_COLUMNS, &cells);
+                let used: u16 = GPU_COLUMNS.iter().map(|column| column.width).sum();
+                let past = usize::from(pen.area.width.saturating_sub(used + 1)).min(120);
+                if let Some(series) = node.gpus.get(&uuid).filter(|_| past > 4) {
+                    let busy: Vec<Option<f64>> = series.last(past).map(|point| point.utilization).collect();
+                    let line = sparkline(&busy, past, Some(1.0), &view.theme.symbols);
+                    pen.put(used + 1, y, &line, Tone::Plain);
+                }
+            }
+        }
+    }
+}
+
+fn gpus(view: &View<'_>, frame: &Frame) -> Vec<Line> {
     let driver = frame.gpu_driver.clone().unwrap_or_default();
     let version = if driver.driver_version.is_empty() {
         String::new()
     } else {
         format!(", driver {}", driver.driver_version)
     };
-    pen.rule(0, &format!("GPUs{version}"));
+    let mut lines = vec![Line::Rule(format!("GPUs{version}"))];
     if !driver.detail.is_empty() {
         let tone = if driver.state() == DriverState::Absent { Tone::Quiet } else { Tone::Bad };
-        pen.put(3, 1, &driver.detail, tone);
+        lines.push(Line::Text((driver.detail, tone)));
     }
-    if frame.gpus.is_empty() {
-        return;
+    if !frame.gpus.is_empty() {
+        lines.push(Line::Titles(&GPU_COLUMNS));
     }
-    let columns = [
-        Column::right("GPU", 6),
-        Column::left(" NAME", 21),
-        Column::right("BUSY", 7),
-        Column::right("MEMORY", 16),
-        Column::right("POWER/LIMIT", 15),
-        Column::right("TEMP", 7),
-        Column::right("SM MHz", 8),
-    ];
-    let used: u16 = columns.iter().map(|column| column.width).sum();
-    pen.titles(1, &columns);
-    let mut lines: Vec<(Option<Vec<Cell>>, Cell, &Gpu)> = Vec::new();
     for gpu in &frame.gpus {
-        lines.push((Some(gpu_cells(view, gpu)), (String::new(), Tone::Plain), gpu));
-        lines.extend(gpu_details(gpu).into_iter().map(|detail| (None, detail, gpu)));
+        lines.push(Line::Gpu(gpu_cells(view, gpu), gpu.uuid.clone()));
+        lines.extend(gpu_details(gpu).into_iter().map(Line::Text));
     }
-    let room = usize::from(pen.area.height.saturating_sub(2));
-    let from = view.app.scroll.min(lines.len().saturating_sub(room));
-    for (y, (cells, (detail, tone), gpu)) in (2..).zip(lines.into_iter().skip(from).take(room)) {
-        match cells {
-            Some(cells) => {
-                pen.row(y, &columns, &cells);
-                let past = usize::from(pen.area.width.saturating_sub(used + 1)).min(120);
-                if let Some(series) = node.gpus.get(&gpu.uuid).filter(|_| past > 4) {
-                    let busy: Vec<Option<f64>> = series.last(past).map(|point| point.utilization).collect();
-                    pen.put(
-                        used + 1,
-                        y,
-                        &sparkline(&busy, past, Some(1.0), &view.theme.symbols),
-                        Tone::Plain,
-                    );
-                }
-            }
-            None => {
-                pen.put(7, y, &detail, tone);
-            }
-        }
-    }
+    lines
 }
 
 fn gpu_cells(view: &View<'_>, gpu: &Gpu) -> Vec<Cell> {

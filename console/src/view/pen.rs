@@ -27,11 +27,11 @@ pub(super) struct Column {
 }
 
 impl Column {
-    pub(super) fn left(title: &'static str, width: u16) -> Self {
+    pub(super) const fn left(title: &'static str, width: u16) -> Self {
         Self { title, width, align: Align::Left }
     }
 
-    pub(super) fn right(title: &'static str, width: u16) -> Self {
+    pub(super) const fn right(title: &'static str, width: u16) -> Self {
         Self { title, width, align: Align::Right }
     }
 }

@@ -85,6 +85,12 @@ impl Matrix {
         self.format
     }
 
+    /// Memory that a matrix takes, in bytes.
+    pub fn bytes_for(format: WeightFormat, rows: usize, columns: usize) -> u64 {
+        let lines = rows.div_ceil(PANEL_ROWS).saturating_mul(format.panel_lines(columns));
+        (lines as u64).saturating_mul(size_of::<Line>() as u64)
+    }
+
     /// Memory that it takes, in bytes.
     pub fn size_bytes(&self) -> u64 {
         (self.lines.len() * size_of::<Line>()) as u64

@@ -19,11 +19,48 @@ pub struct Rows {
 /// Blocks are padded to the longest unit of any format.
 const UNIT_BLOCKS: usize = 8;
 
+fn padded_blocks(columns: usize) -> usize {
+    columns.div_ceil(BLOCK * UNIT_BLOCKS) * UNIT_BLOCKS
+}
+
 impl Rows {
+    /// Room for `count` rows of `columns`, without rows yet.
+    ///
+    /// # Errors
+    /// When the system has not so much memory.
+    pub fn with_room(count: usize, columns: usize) -> std::io::Result<Self> {
+        let mut rows = Self::default();
+        let blocks = count.saturating_mul(padded_blocks(columns));
+        let reserved = rows
+            .floats
+            .try_reserve_exact(count.saturating_mul(columns))
+            .and_then(|()| rows.words.try_reserve_exact(blocks.saturating_mul(GROUPS)))
+            .and_then(|()| rows.scales.try_reserve_exact(blocks))
+            .and_then(|()| rows.sums.try_reserve_exact(blocks));
+        reserved.map_err(|error| std::io::Error::new(std::io::ErrorKind::OutOfMemory, error))?;
+        Ok(rows)
+    }
+
+    /// Bytes that [`Rows::with_room`] asks for.
+    pub fn bytes_for(count: usize, columns: usize) -> u64 {
+        let block = GROUPS * size_of::<u32>() + size_of::<f32>() + size_of::<[i32; 2]>();
+        let row = columns * size_of::<f32>() + padded_blocks(columns) * block;
+        (count as u64).saturating_mul(row as u64)
+    }
+
+    /// Bytes that are reserved.
+    pub fn size_bytes(&self) -> u64 {
+        let bytes = self.floats.capacity() * size_of::<f32>()
+            + self.words.capacity() * size_of::<u32>()
+            + self.scales.capacity() * size_of::<f32>()
+            + self.sums.capacity() * size_of::<[i32; 2]>();
+        bytes as u64
+    }
+
     /// Sets the shape; what rows hold is then unspecified until [`Rows::set`].
     pub fn reshape(&mut self, count: usize, columns: usize) {
         (self.count, self.columns) = (count, columns);
-        self.blocks = columns.div_ceil(BLOCK * UNIT_BLOCKS) * UNIT_BLOCKS;
+        self.blocks = padded_blocks(columns);
         self.floats.resize(count * columns, 0.0);
         self.words.resize(count * self.blocks * GROUPS, 0);
         self.scales.resize(count * self.blocks, 0.0);

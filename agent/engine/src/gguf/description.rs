@@ -70,14 +70,13 @@ fn describe(metadata: &Metadata<'_>, family: Family) -> Result<DecoderDescriptio
         .tensor(&TensorRole::Embedding.gguf_name())
         .and_then(|place| place.shape.first().copied())
         .ok_or("token_embd.weight is missing")?;
-    let rope_scaling =
-        match (metadata.text("rope.scaling.type"), metadata.float("rope.scaling.factor")) {
-            (Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
-            (None | Some("none"), _) => RopeScaling::None,
-            (Some(other), _) => {
-                return Err(format!("rope.scaling.type {other:?} is not supported; none and linear are"));
-            }
-        };
+    let rope_scaling = match (metadata.text("rope.scaling.type"), metadata.float("rope.scaling.factor")) {
+        (Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
+        (None | Some("none"), _) => RopeScaling::None,
+        (Some(other), _) => {
+            return Err(format!("rope.scaling.type {other:?} is not supported; none and linear are"));
+        }
+    };
     let description = DecoderDescription {
         family,
         layers: metadata.size("block_count")?,

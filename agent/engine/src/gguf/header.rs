@@ -267,9 +267,10 @@ impl<R: Read> Reader<R> {
                 texts.shrink_to_fit();
                 Ok(Value::Texts(Arc::new(texts)))
             }
-            6 => {
-                (0..count).map(|_| self.array().map(f32::from_le_bytes)).collect::<Result<_, _>>().map(Value::Floats)
-            }
+            6 => (0..count)
+                .map(|_| self.array().map(f32::from_le_bytes))
+                .collect::<Result<_, _>>()
+                .map(Value::Floats),
             0..=5 | 11 => (0..count)
                 .map(|_| self.integer(kind).map(|integer| integer as i64))
                 .collect::<Result<_, _>>()
@@ -363,15 +364,15 @@ mod tests {
         assert_eq!(header.integers("kinds"), Some([1, -1].as_slice()));
         let tensor = header.tensor("weight").unwrap();
         let start = (bytes.len() as u64).next_multiple_of(32);
-        assert_eq!((tensor.shape.as_slice(), tensor.ggml_type, tensor.offset), ([5, 3].as_slice(), 8, start + 64));
+        assert_eq!(
+            (tensor.shape.as_slice(), tensor.ggml_type, tensor.offset),
+            ([5, 3].as_slice(), 8, start + 64)
+        );
     }
 
     #[test]
     fn claims_beyond_the_file_are_refused_before_memory_is_asked_for() {
-        let huge = [
-            pair("text", 8, &u64::MAX.to_le_bytes()),
-            pair("list", 9, &list(6, u64::MAX / 2, &[])),
-        ];
+        let huge = [pair("text", 8, &u64::MAX.to_le_bytes()), pair("list", 9, &list(6, u64::MAX / 2, &[]))];
         for pair in huge {
             let counts = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes(), &1u64.to_le_bytes()];
             let error = parse(&[counts.concat(), pair].concat()).err().unwrap();

@@ -5,5 +5,5 @@ mod header;
 mod strings;
 
 pub(crate) use description::description;
-pub(crate) use header::{Header, TensorPlace};
+pub(crate) use header::Header;
 pub(crate) use strings::Strings;

@@ -50,7 +50,8 @@ struct Index {
 
 impl Index {
     fn new(pieces: &Strings) -> Self {
-        let mut index = Self { table: HashTable::with_capacity(pieces.len()), hasher: DefaultHashBuilder::default() };
+        let mut index =
+            Self { table: HashTable::with_capacity(pieces.len()), hasher: DefaultHashBuilder::default() };
         for (id, piece) in (0u32..).zip(pieces.iter()) {
             let hash = index.hasher.hash_one(piece);
             let name = |id: &u32| pieces.get(*id as usize).unwrap_or_default();
@@ -63,7 +64,8 @@ impl Index {
     }
 
     fn get(&self, pieces: &Strings, piece: &str) -> Option<u32> {
-        let found = self.table.find(self.hasher.hash_one(piece), |id| pieces.get(*id as usize) == Some(piece));
+        let found =
+            self.table.find(self.hasher.hash_one(piece), |id| pieces.get(*id as usize) == Some(piece));
         found.copied()
     }
 }
@@ -171,7 +173,11 @@ impl SentencePiece {
         while let Some(join) = queue.pop() {
             let (left, right) = (symbols[join.left], symbols[join.right]);
             // One of the two was joined with another meanwhile.
-            if left.is_joined() || right.is_joined() || left.after != join.right || right.end - left.start != join.bytes {
+            if left.is_joined()
+                || right.is_joined()
+                || left.after != join.right
+                || right.end - left.start != join.bytes
+            {
                 continue;
             }
             symbols[join.left].end = right.end;
@@ -185,7 +191,11 @@ impl SentencePiece {
                 queue.extend(self.join(text, &symbols, before, join.left));
             }
         }
-        symbols.iter().filter(|symbol| !symbol.is_joined()).map(|symbol| &text[symbol.start..symbol.end]).collect()
+        symbols
+            .iter()
+            .filter(|symbol| !symbol.is_joined())
+            .map(|symbol| &text[symbol.start..symbol.end])
+            .collect()
     }
 
     fn join(&self, text: &str, symbols: &[Symbol], left: usize, right: usize) -> Option<Join> {
@@ -210,7 +220,8 @@ impl SentencePiece {
         for id in ids {
             self.push_bytes(*id, &mut bytes);
         }
-        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
     fn push_bytes(&self, id: u32, out: &mut Vec<u8>) {
@@ -312,8 +323,8 @@ mod tests {
 
     /// A vocabulary in which longer pieces are made of shorter ones; its scores fall as SentencePiece's do.
     const PIECES: [&str; 24] = [
-        "<unk>", "<s>", "<mark>", "a", "b", "c", "▁", "é", "ab", "ca", "▁a", "bc", "abc", "▁ab", "aa", "▁▁", "aaa",
-        "bca", "éa", "▁abc", "cab", "bb", "bbb", "abab",
+        "<unk>", "<s>", "<mark>", "a", "b", "c", "▁", "é", "ab", "ca", "▁a", "bc", "abc", "▁ab", "aa", "▁▁",
+        "aaa", "bca", "éa", "▁abc", "cab", "bb", "bbb", "abab",
     ];
 
     fn kinds() -> Vec<i64> {

@@ -1,0 +1,305 @@
+//! Brings revisions into memory: checks that the file is the one that the revision was made of, makes room within the
+//! budget, loads, and loads again what was unloaded.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use llmdeck_engine::engine::{Engine, EngineOptions};
+use llmdeck_engine::footprint::Footprint;
+use llmdeck_engine::model::Model;
+use llmdeck_engine::{EngineError, Pool};
+use llmdeck_proto::v1::alert::Severity;
+use llmdeck_proto::v1::revision::State;
+
+use super::budget::{MemoryBudget, Reservation, Shortage};
+use super::free::free_bytes;
+use super::loaded::Loaded;
+use super::room::{Candidate, Loses, RoomPlan, plan_room};
+use crate::registry::{Registry, RegistryError};
+use crate::serving::{Deployment, Deployments, LiveRevision};
+use crate::store::RevisionRow;
+use crate::telemetry::events::Events;
+
+/// How long an engine that gives up its memory may take to end.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+/// How often someone who waits for memory looks whether others have become idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Why a revision could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] EngineError),
+    /// It does not fit.
+    #[error("{model}: {shortage}")]
+    Memory {
+        /// As asked for.
+        model: String,
+        /// By how much, and what would help.
+        shortage: Box<Shortage>,
+    },
+    /// The file is no longer the one that the revision was made of.
+    #[error(
+        "{path} has changed since {revision} was made: its sha256 is {found}, not {expected}; deploy it as a new revision"
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// `chat@7`.
+        revision: String,
+        /// Its digest now.
+        found: String,
+        /// Its digest then.
+        expected: String,
+    },
+    /// The file cannot be found or read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Another failure of the system.
+    #[error("the model's engine could not start: {0}")]
+    System(#[from] std::io::Error),
+    /// A bug.
+    #[error("a task of the agent panicked; its log has more")]
+    Panicked,
+}
+
+/// How the revisions of one deployment are loaded.
+#[derive(Clone, Debug)]
+pub struct LoadSettings {
+    /// For their engines.
+    pub engine: EngineOptions,
+    /// Whether what serves may be unloaded while nobody asks.
+    pub may_unload: bool,
+}
+
+/// Loads revisions within the node's budget.
+pub struct Loader {
+    registry: Arc<Registry>,
+    pool: Arc<Pool>,
+    budget: Arc<MemoryBudget>,
+    events: Arc<Events>,
+    settings: HashMap<String, LoadSettings>,
+    /// Whose standbys and idle engines may give way.
+    deployments: OnceLock<Weak<Deployments>>,
+}
+
+impl Loader {
+    /// For deployments with these settings.
+    pub fn new(
+        registry: Arc<Registry>,
+        pool: Arc<Pool>,
+        budget: MemoryBudget,
+        events: Arc<Events>,
+        settings: HashMap<String, LoadSettings>,
+    ) -> Self {
+        Self { registry, pool, budget: Arc::new(budget), events, settings, deployments: OnceLock::new() }
+    }
+
+    /// Says who is there to give way; once.
+    pub fn set_deployments(&self, deployments: &Arc<Deployments>) {
+        let _ = self.deployments.set(Arc::downgrade(deployments));
+    }
+
+    /// The node's budget.
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
+    fn options(&self, deployment: &str) -> EngineOptions {
+        self.settings.get(deployment).map(|settings| settings.engine).unwrap_or_default()
+    }
+
+    /// What a model would take under a deployment's settings.
+    ///
+    /// # Errors
+    /// When its header cannot be read.
+    pub async fn footprint(&self, deployment: &str, path: &Path) -> Result<Footprint, LoadError> {
+        let (path, options) = (path.to_owned(), self.options(deployment));
+        Ok(blocking(move || Footprint::of(&path, &options)).await??)
+    }
+
+    /// Who would have to give way for a load.
+    ///
+    /// # Errors
+    /// When it does not fit even then.
+    pub fn check_room(
+        &self,
+        deployment: &str,
+        model: &str,
+        needed: &Footprint,
+    ) -> Result<Vec<Candidate>, LoadError> {
+        let (holdings, free, candidates) =
+            (self.budget.holdings(), free_bytes(), self.candidates(deployment));
+        match plan_room(&self.budget, &holdings, deployment, needed.total_bytes(), free, &candidates) {
+            RoomPlan::Fits(give_way) => Ok(give_way),
+            RoomPlan::DoesNotFit => Err(LoadError::Memory {
+                model: model.to_owned(),
+                shortage: Box::new(self.budget.shortage(deployment, needed, holdings, free)),
+            }),
+        }
+    }
+
+    /// Takes memory for a revision, from idle engines and standbys where it must. Waits until `until` for others to become
+    /// idle.
+    ///
+    /// # Errors
+    /// When it does not fit by then.
+    pub async fn reserve(
+        &self,
+        deployment: &str,
+        revision: u32,
+        model: &str,
+        needed: &Footprint,
+        until: Instant,
+    ) -> Result<Reservation, LoadError> {
+        let began = Instant::now();
+        loop {
+            let given_back = self.budget.given_back();
+            if let Ok(reservation) = self.budget.reserve(deployment, revision, needed, free_bytes()) {
+                return Ok(reservation);
+            }
+            let now = Instant::now();
+            let until = match self.check_room(deployment, model, needed) {
+                Ok(candidates) => {
+                    candidates.iter().for_each(|candidate| self.give_way(candidate, deployment));
+                    until.max(began + GIVING_BACK)
+                }
+                Err(error) if now >= until => return Err(error),
+                Err(_) => until,
+            };
+            if now >= until {
+                let shortage = self.budget.shortage(deployment, needed, self.budget.holdings(), free_bytes());
+                return Err(LoadError::Memory { model: model.to_owned(), shortage: Box::new(shortage) });
+            }
+            // Memory that was given back before this point was seen by no one: hence no wait without an end.
+            let _ = tokio::time::timeout(LOOK_AGAIN.min(until - now), given_back).await;
+        }
+    }
+
+    /// Whoever could give way for `deployment`: first those whom nobody asks, the longest idle first; then standbys, its
+    /// own first.
+    fn candidates(&self, deployment: &str) -> Vec<Candidate> {
+        let Some(deployments) = self.deployments.get().and_then(Weak::upgrade) else { return Vec::new() };
+        let (mut idle, mut standbys) = (Vec::new(), Vec::new());
+        for other in deployments.iter() {
+            let may_unload = self.settings.get(other.name()).is_some_and(|settings| settings.may_unload);
+            let own = other.name() == deployment;
+            for live in other.all_loaded().into_iter().filter(|live| live.loaded().is_some()) {
+                let candidate =
+                    |loses| Candidate { deployment: other.name().to_owned(), revision: live.number(), loses };
+                match (other.state_of(live.number()), live.idle_for()) {
+                    (Some(State::Standby), _) => standbys.push((!own, candidate(Loses::Standby))),
+                    (Some(State::Serving), Some(idle_for)) if may_unload && !own => {
+                        idle.push((std::cmp::Reverse(idle_for), candidate(Loses::Idleness)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        idle.sort_by_key(|(idle_for, _)| *idle_for);
+        standbys.sort_by_key(|(other, _)| *other);
+        idle.into_iter()
+            .map(|(_, candidate)| candidate)
+            .chain(standbys.into_iter().map(|(_, candidate)| candidate))
+            .collect()
+    }
+
+    fn give_way(&self, candidate: &Candidate, to: &str) {
+        let deployments = self.deployments.get().and_then(Weak::upgrade);
+        let Some(deployment) = deployments.and_then(|all| all.get(&candidate.deployment).cloned()) else {
+            return;
+        };
+        let why = match candidate.loses {
+            Loses::Idleness => {
+                let unloaded =
+                    deployment.loaded(candidate.revision).is_some_and(|live| live.unload_if_idle());
+                if !unloaded {
+                    return;
+                }
+                format!("unloaded to make room for {to}; its next request loads it again")
+            }
+            Loses::Standby => {
+                deployment.retire(candidate.revision);
+                format!("gave up its place as standby to make room for {to}")
+            }
+        };
+        let subject = format!("{}@{}", candidate.deployment, candidate.revision);
+        self.events.push(Severity::Information, &subject, why, "");
+    }
+
+    /// Loads a revision into memory that was reserved for it. `progress` hears the share that is loaded.
+    ///
+    /// # Errors
+    /// When the file is missing, changed, malformed or not supported.
+    pub async fn load(
+        &self,
+        deployment: &str,
+        spec: RevisionRow,
+        reservation: Reservation,
+        progress: impl FnMut(f64) + Send + 'static,
+    ) -> Result<Arc<LiveRevision>, LoadError> {
+        let loaded = self.bring_in(deployment, &spec, reservation, progress).await?;
+        Ok(Arc::new(LiveRevision::new(spec, loaded)))
+    }
+
+    /// The engine of a revision, loaded again where it was unloaded; waits for memory until `until`.
+    ///
+    /// # Errors
+    /// When it cannot be loaded, or does not fit by then.
+    pub async fn awake(
+        &self,
+        deployment: &Deployment,
+        live: &LiveRevision,
+        until: Instant,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        if let Some(loaded) = live.loaded() {
+            return Ok(loaded);
+        }
+        let _waking = live.waking().await;
+        if let Some(loaded) = live.loaded() {
+            return Ok(loaded);
+        }
+        let (name, spec) = (deployment.name(), live.spec());
+        let began = Instant::now();
+        let needed = self.footprint(name, Path::new(&spec.path)).await?;
+        let reservation = self.reserve(name, spec.number, &spec.model, &needed, until).await?;
+        let loaded = self.bring_in(name, spec, reservation, |_| {}).await?;
+        live.set_loaded(&loaded);
+        let subject = format!("{name}@{}", spec.number);
+        let text = format!("loaded again for a request in {} ms", began.elapsed().as_millis());
+        self.events.push(Severity::Information, &subject, text, "");
+        Ok(loaded)
+    }
+
+    async fn bring_in(
+        &self,
+        deployment: &str,
+        spec: &RevisionRow,
+        reservation: Reservation,
+        mut progress: impl FnMut(f64) + Send + 'static,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        let (registry, pool, options) =
+            (Arc::clone(&self.registry), Arc::clone(&self.pool), self.options(deployment));
+        let (revision, spec) = (format!("{deployment}@{}", spec.number), spec.clone());
+        blocking(move || {
+            let path = PathBuf::from(&spec.path);
+            let found = registry.digest_of(&path)?;
+            if found != spec.digest {
+                return Err(LoadError::Changed { path, revision, found, expected: spec.digest });
+            }
+            let model = Arc::new(Model::load_telling(&path, &pool, &mut progress)?);
+            let description = model.decoder.description().clone();
+            let footprint = Footprint::new(description, model.decoder.size_bytes(), &options);
+            let engine = Engine::start(&revision, model, options)?;
+            Ok(Arc::new(Loaded::new(engine, footprint, reservation)))
+        })
+        .await?
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LoadError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| LoadError::Panicked)
+}

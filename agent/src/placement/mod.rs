@@ -1,0 +1,16 @@
+//! What fits on the node and who holds what of it: an estimate before every load, a budget that deployments share, and
+//! engines that are unloaded while nobody asks and loaded again when someone does.
+
+mod budget;
+mod free;
+mod idle;
+mod loaded;
+mod loader;
+mod room;
+
+pub use budget::{Holding, MemoryBudget, Reservation, Shortage};
+pub use free::free_bytes;
+pub use idle::unload_when_idle;
+pub use loaded::Loaded;
+pub use loader::{LoadError, LoadSettings, Loader};
+pub use room::{Candidate, Loses};
