@@ -75,6 +75,8 @@ fn merge_revision(newer: &mut Revision, older: &Revision) {
         newer.preemptions += older.preemptions;
         newer.tokens_guessed += older.tokens_guessed;
         newer.tokens_guessed_right += older.tokens_guessed_right;
+        newer.tokens_constrained += older.tokens_constrained;
+        newer.constraint_us += older.constraint_us;
     } else if newer.counters.is_none() {
         newer.counters = older.counters;
     }

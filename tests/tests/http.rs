@@ -75,6 +75,44 @@ async fn answers_are_openais() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_the_format_that_was_asked_for() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let schema = json!({
+        "type": "object",
+        "properties": { "total": { "type": "integer" }, "sure": { "type": "boolean" } },
+        "required": ["total", "sure"],
+        "additionalProperties": false,
+    });
+    let format =
+        json!({ "type": "json_schema", "json_schema": { "name": "sum", "strict": true, "schema": schema } });
+    let content = |response: &Response| {
+        response.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let asked = with(question("compute 52 + 28"), "response_format", format);
+    let answer: Value = serde_json::from_str(&content(&chat(&agent, &asked))).unwrap();
+    assert!(answer["total"].is_i64() && answer["sure"].is_boolean(), "{answer}");
+
+    let structured = |outputs: Value| with(question("compute 52 + 28"), "structured_outputs", outputs);
+    let choice = chat(&agent, &structured(json!({ "choice": ["eighty", "seventy"] })));
+    assert!(["eighty", "seventy"].contains(&content(&choice).as_str()));
+    let regex =
+        json!({ "model": "assistant", "prompt": "x", "structured_outputs": { "regex": "v[0-9]{2}" } });
+    let completion = send(&agent, "POST", "/v1/completions", &regex.to_string()).json();
+    let text = completion["choices"][0]["text"].as_str().unwrap();
+    assert!(text.len() == 3 && text.starts_with('v') && text[1..].parse::<u8>().is_ok(), "{text}");
+
+    let refused = chat(&agent, &structured(json!({ "json": { "type": "colour" } })));
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("structured_outputs")));
+    let metrics = wait_for("the cost in the metrics", async || {
+        let metrics = send(&agent, "GET", "/metrics", "").body;
+        let line = metrics.lines().find(|line| line.starts_with("llmdeck_constrained_tokens_total"))?;
+        line.rsplit(' ').next()?.parse::<u64>().ok().filter(|tokens| *tokens > 10)
+    });
+    metrics.await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_are_named_and_the_agent_lives_on() {
     let mut agent = AgentProcess::start(ASSISTANT);
     agent.ready().await;

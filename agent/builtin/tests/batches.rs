@@ -104,6 +104,7 @@ fn submit(engine: &Engine, request: &Request) -> Receiver<GenerationEvent> {
         stops: Vec::new(),
         priority: request.priority,
         fairness_key: request.key,
+        constraint: None,
         ignore_end: false,
     };
     engine.submit(asked, sink).unwrap();

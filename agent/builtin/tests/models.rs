@@ -58,6 +58,7 @@ fn request(model: &Model, question: &str) -> GenerationRequest {
         stops: Vec::new(),
         priority: Priority::Interactive,
         fairness_key: 0,
+        constraint: None,
         ignore_end: false,
     }
 }

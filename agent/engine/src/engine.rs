@@ -92,6 +92,10 @@ pub struct EngineReadings {
     pub guessed_tokens: u64,
     /// Of those: kept.
     pub kept_tokens: u64,
+    /// Tokens chosen under a constraint.
+    pub constrained_tokens: u64,
+    /// Time that constraints took, in microseconds, on whatever thread.
+    pub constraint_us: u64,
 }
 
 #[derive(Default)]
@@ -105,6 +109,8 @@ struct Gauges {
     put_off: AtomicU64,
     guessed_tokens: AtomicU64,
     kept_tokens: AtomicU64,
+    constrained_tokens: AtomicU64,
+    constraint_us: AtomicU64,
 }
 
 /// A model that runs. Dropping it ends what still runs as failed.
@@ -211,6 +217,8 @@ impl Engine {
             put_off: self.gauges.put_off.load(Ordering::Relaxed),
             guessed_tokens: self.gauges.guessed_tokens.load(Ordering::Relaxed),
             kept_tokens: self.gauges.kept_tokens.load(Ordering::Relaxed),
+            constrained_tokens: self.gauges.constrained_tokens.load(Ordering::Relaxed),
+            constraint_us: self.gauges.constraint_us.load(Ordering::Relaxed),
         }
     }
 }
@@ -406,6 +414,11 @@ impl Worker {
             self.payoff.took(rows, began.elapsed().as_secs_f64() * 1e6);
         }
         for (sequence, fed, _) in sampling {
+            if let Some((tokens, took)) = sequence.constrained() {
+                self.gauges.constrained_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+                let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.gauges.constraint_us.fetch_add(us, Ordering::Relaxed);
+            }
             let guessed = sequence.guessed();
             let stays = sequence.kept_tokens(fed.len());
             self.blocks.advance(sequence.blocks_mut(), &fed[..stays]);

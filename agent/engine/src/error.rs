@@ -38,6 +38,9 @@ pub enum EngineError {
     /// The tokenizer could not be built or applied.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// What an answer should be held to is not supported, or too large.
+    #[error("{0}")]
+    Constraint(String),
     /// The chat template failed.
     #[error("chat template: {0}")]
     ChatTemplate(String),

@@ -1,10 +1,11 @@
 //! What is asked of an engine and what comes back.
 
+use crate::constraint::Constraint;
 use crate::sampling::SamplingOptions;
 use crate::scheduler::Priority;
 
 /// One answer to generate.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct GenerationRequest {
     /// The prompt, at least one token.
     pub prompt: Vec<u32>,
@@ -18,6 +19,8 @@ pub struct GenerationRequest {
     pub priority: Priority,
     /// Whose request it is: those of one key share what those of others leave.
     pub fairness_key: u64,
+    /// What the answer is held to.
+    pub constraint: Option<Constraint>,
     /// Whether the answer goes on beyond tokens that end it, to its length; for measurements.
     pub ignore_end: bool,
 }

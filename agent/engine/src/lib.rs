@@ -6,6 +6,7 @@
 
 pub mod blocks;
 pub mod chat_template;
+pub mod constraint;
 pub mod decoder;
 pub mod description;
 pub mod engine;

@@ -1,12 +1,13 @@
 //! A model that is ready to run: decoder, tokenizer and chat template from one path.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llmdeck_kernels::Pool;
 
 use crate::EngineError;
 use crate::chat_template::ChatTemplate;
+use crate::constraint::{AnswerFormat, Constraint, Grammars};
 use crate::decoder::Decoder;
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
@@ -17,13 +18,15 @@ pub struct Model {
     /// Runs tokens.
     pub decoder: Decoder,
     /// Text to tokens and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Absent in base models, which serve completions only.
     pub chat_template: Option<ChatTemplate>,
     /// Bytes of weights as stored.
     pub weights_bytes: u64,
     /// The threads that run it.
     pub pool: Arc<Pool>,
+    /// Made with the first constraint.
+    grammars: OnceLock<Grammars>,
 }
 
 impl Model {
@@ -61,6 +64,20 @@ impl Model {
             .map(|template| ChatTemplate::new(template, tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
         let weights_bytes = source.tensors().stored_bytes();
-        Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool: Arc::clone(pool) })
+        let (tokenizer, pool) = (Arc::new(tokenizer), Arc::clone(pool));
+        Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool, grammars: OnceLock::new() })
+    }
+
+    /// Holds an answer to a format. The first constraint of a model takes longest; keep it off threads that must not
+    /// block.
+    ///
+    /// # Errors
+    /// What of the format is not supported or too large.
+    pub fn constraint(&self, format: &AnswerFormat) -> Result<Constraint, EngineError> {
+        if let Some(grammars) = self.grammars.get() {
+            return grammars.constraint(format);
+        }
+        let made = Grammars::new(&self.tokenizer, self.decoder.description().vocabulary)?;
+        self.grammars.get_or_init(|| made).constraint(format)
     }
 }

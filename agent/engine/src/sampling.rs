@@ -91,6 +91,19 @@ impl Sampler {
     /// Chooses from `logits`, `[vocabulary]`, which it overwrites. A row without a finite number gives token 0 with
     /// a logprob of minus infinity.
     pub fn sample(&mut self, logits: &mut [f32]) -> Sampled {
+        let Ok(sampled) = self.sample_among(logits, |_| Ok::<bool, std::convert::Infallible>(false));
+        sampled
+    }
+
+    /// The same among what `rule_out` leaves, which sets logits to minus infinity and says whether it did so.
+    ///
+    /// # Errors
+    /// What `rule_out` gave.
+    pub fn sample_among<E>(
+        &mut self,
+        logits: &mut [f32],
+        rule_out: impl FnOnce(&mut [f32]) -> Result<bool, E>,
+    ) -> Result<Sampled, E> {
         let LogitSummary { peak, log_normalizer, entropy } = summarize_logits(logits);
         let top = self.options.top_logprobs.map_or_else(Vec::new, |count| {
             likeliest(logits, count)
@@ -98,17 +111,18 @@ impl Sampler {
                 .map(|(token, logit)| (token, logit - log_normalizer))
                 .collect()
         });
+        let is_narrowed = rule_out(logits)?;
         let adjusted: HashMap<u32, f32> = self.remember_adjusted(logits);
         let token = if self.options.temperature > 0.0 {
             self.draw(logits)
-        } else if adjusted.is_empty() {
+        } else if adjusted.is_empty() && !is_narrowed {
             logits.iter().position(|logit| *logit == peak).unwrap_or(0) as u32
         } else {
             argmax(logits)
         };
         let raw = adjusted.get(&token).copied().or_else(|| logits.get(token as usize).copied());
         *self.in_answer.entry(token).or_default() += 1;
-        Sampled { token, logprob: raw.unwrap_or(f32::NEG_INFINITY) - log_normalizer, entropy, top }
+        Ok(Sampled { token, logprob: raw.unwrap_or(f32::NEG_INFINITY) - log_normalizer, entropy, top })
     }
 
     /// Applies penalties and bias; returns the raw logits of the tokens that changed.

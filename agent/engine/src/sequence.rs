@@ -1,7 +1,10 @@
 //! One answer on its way: its tokens, its blocks, and who listens.
 
+use std::time::Duration;
+
 use crate::EngineError;
 use crate::blocks::{BlockPool, SequenceBlocks};
+use crate::constraint::Constraint;
 use crate::generation::{
     EventSink, FinishReason, GeneratedToken, GenerationEvent, GenerationRequest, Listener, NamedLogprobs,
     TokenLogprob,
@@ -27,6 +30,9 @@ pub(crate) struct Sequence {
     /// What the last step chose.
     sampled: Vec<Sampled>,
     sampler: Sampler,
+    constraint: Option<Constraint>,
+    /// Why its constraint could not go on.
+    constraint_failed: Option<String>,
     named_logprobs: bool,
     ignore_end: bool,
     text: TextStream,
@@ -50,6 +56,8 @@ impl Sequence {
             named_logprobs: request.sampling.top_logprobs.is_some(),
             sampler: Sampler::new(request.sampling, &request.prompt),
             tokens: request.prompt,
+            constraint: request.constraint,
+            constraint_failed: None,
             ignore_end: request.ignore_end,
             text: TextStream::new(request.stops),
             sink,
@@ -131,7 +139,14 @@ impl Sequence {
         self.guess.clear();
         if self.is_generating() {
             let left = self.max_tokens - (self.tokens.len() - self.prompt_tokens);
-            self.guess.extend_from_slice(guess(&self.tokens, most.min(left.saturating_sub(1))));
+            let most = most.min(left.saturating_sub(1));
+            let forced = self.constraint.as_mut().map_or_else(Vec::new, |constraint| constraint.forced(most));
+            // What must come is guessed without fail; what merely may come is as good as any other guess.
+            if forced.is_empty() {
+                self.guess.extend_from_slice(guess(&self.tokens, most));
+            } else {
+                self.guess = forced;
+            }
         }
     }
 
@@ -159,7 +174,22 @@ impl Sequence {
     pub(crate) fn sample(&mut self, logits: &mut [f32], vocabulary: usize) {
         self.sampled.clear();
         for (index, row) in logits.chunks_exact_mut(vocabulary).enumerate() {
-            let sampled = self.sampler.sample(row);
+            let constraint = &mut self.constraint;
+            let sampled = self.sampler.sample_among(row, |logits| match constraint {
+                Some(constraint) => constraint.rule_out(logits).map(|()| true),
+                None => Ok(false),
+            });
+            let taken = sampled.and_then(|sampled| match constraint {
+                Some(constraint) => constraint.take(sampled.token).map(|()| sampled),
+                None => Ok(sampled),
+            });
+            let sampled = match taken {
+                Ok(sampled) => sampled,
+                Err(reason) => {
+                    self.constraint_failed = Some(reason);
+                    break;
+                }
+            };
             let right = self.guess.get(index) == Some(&sampled.token);
             self.sampled.push(sampled);
             if !right {
@@ -170,7 +200,14 @@ impl Sequence {
 
     /// How many of the `fed` tokens are part of the sequence.
     pub(crate) fn kept_tokens(&self, fed: usize) -> usize {
-        if self.guess.is_empty() { fed } else { self.sampled.len() }
+        if self.guess.is_empty() { fed } else { self.sampled.len().max(1) }
+    }
+
+    /// Tokens that the last step chose under a constraint, and the time that it took since the last call; `None`
+    /// without one.
+    pub(crate) fn constrained(&mut self) -> Option<(usize, Duration)> {
+        let chosen = self.sampled.len();
+        self.constraint.as_mut().map(|constraint| (chosen, constraint.took()))
     }
 
     /// Hands out what was chosen.
@@ -184,6 +221,17 @@ impl Sequence {
                 self.fail(&error.to_string());
             }
         }
+        if !self.ended && self.is_complete() {
+            self.finish(model, FinishReason::Stop);
+        }
+        if let Some(reason) = self.constraint_failed.take() {
+            self.fail(&format!("the answer's format could not be held: {reason}"));
+        }
+    }
+
+    /// Whether nothing may follow what was said.
+    fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_complete)
     }
 
     /// Ends it badly.
@@ -225,7 +273,7 @@ impl Sequence {
         if step.stopped {
             self.ended = true;
             (self.sink)(GenerationEvent::Finished { reason: FinishReason::Stop, text: String::new() });
-        } else if self.tokens.len() - self.prompt_tokens == self.max_tokens {
+        } else if self.tokens.len() - self.prompt_tokens == self.max_tokens && !self.is_complete() {
             self.finish(model, FinishReason::Length);
         }
         Ok(())

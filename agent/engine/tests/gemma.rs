@@ -159,6 +159,7 @@ fn it_knows_a_capital() {
         stops: Vec::new(),
         priority: Priority::Interactive,
         fairness_key: 0,
+        constraint: None,
         ignore_end: false,
     };
     let sink =

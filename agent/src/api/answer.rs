@@ -8,10 +8,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use llmdeck_engine::constraint::Constraint;
 use llmdeck_engine::generation::{FinishReason, GeneratedToken, GenerationRequest};
 use llmdeck_engine::scheduler::Priority;
 use serde_json::{Value, json};
 
+use super::answer_format::AskedFormat;
 use super::error::ApiError;
 use super::parameters::Checked;
 use crate::serving::{Admitted, Deployment, Generation, GenerationStep};
@@ -48,7 +50,6 @@ pub(super) struct Asked {
     pub(super) prompt: Vec<u32>,
     pub(super) checked: Checked,
     pub(super) stream: bool,
-    pub(super) json_asked: bool,
 }
 
 /// What every answer and every part of it says.
@@ -70,7 +71,12 @@ impl Envelope {
 
 /// Runs the request.
 pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Response, ApiError> {
-    let Asked { deployment, admitted, prompt, checked, stream, json_asked } = asked;
+    let Asked { deployment, admitted, prompt, checked, stream } = asked;
+    let json_asked = checked.format.as_ref().is_some_and(AskedFormat::is_json);
+    let constraint = match checked.format {
+        Some(asked) => Some(constraint(&admitted, asked).await?),
+        None => None,
+    };
     let spec = admitted.revision.spec();
     let revision = format!("{}@{}", deployment.name(), spec.number);
     let envelope = Envelope {
@@ -92,6 +98,7 @@ pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Respo
         stops: checked.stops,
         priority: Priority::Interactive,
         fairness_key: checked.fairness_key,
+        constraint,
         ignore_end: checked.ignore_end,
     };
     let generation = Generation::start(deployment, admitted, envelope.id.clone(), request, json_asked)
@@ -107,6 +114,15 @@ pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Respo
         return Ok((headers, Sse::new(stream::unfold(parts, Parts::next))).into_response());
     }
     Ok((headers, Json(whole(generation, &envelope, wording).await?)).into_response())
+}
+
+/// Large schemas take a while, and the first of a model longest: not on a thread that serves others.
+async fn constraint(admitted: &Admitted, asked: AskedFormat) -> Result<Constraint, ApiError> {
+    let AskedFormat { field, format } = asked;
+    let model = Arc::clone(admitted.engine.model());
+    let made = tokio::task::spawn_blocking(move || model.constraint(&format)).await;
+    made.map_err(|_| ApiError::failed("the format met a bug of the agent; its log has the panic"))?
+        .map_err(|error| ApiError::field(field, error))
 }
 
 async fn whole<W: Wording>(

@@ -29,8 +29,6 @@ struct ChatRequest {
     #[serde(default)]
     top_logprobs: Option<i64>,
     #[serde(default)]
-    response_format: Option<ResponseFormat>,
-    #[serde(default)]
     tools: Option<Vec<IgnoredAny>>,
 }
 
@@ -62,12 +60,6 @@ struct Part {
     text: String,
 }
 
-#[derive(Deserialize)]
-struct ResponseFormat {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
 /// `POST /v1/chat/completions`
 pub(super) async fn chat_completions(
     State(api): State<Arc<Api>>,
@@ -84,7 +76,6 @@ pub(super) async fn chat_completions(
         checked.max_tokens = Some(at_least_one("max_completion_tokens", tokens)?);
     }
     checked.sampling.top_logprobs = top_logprobs(&request)?;
-    let json_asked = json_asked(&request)?;
     if request.tools.is_some_and(|tools| !tools.is_empty()) {
         return Err(ApiError::field("tools", "are not supported"));
     }
@@ -100,7 +91,7 @@ pub(super) async fn chat_completions(
         .and_then(|text| model.tokenizer.encode(&text))
         .map_err(|error| ApiError::of_engine(&error, ChatWording::PROMPT_FIELD))?;
     let named = checked.sampling.top_logprobs.is_some();
-    let asked = Asked { deployment, admitted, prompt, checked, stream, json_asked };
+    let asked = Asked { deployment, admitted, prompt, checked, stream };
     answer(asked, ChatWording { named }).await
 }
 
@@ -119,18 +110,6 @@ fn top_logprobs(request: &ChatRequest) -> Result<Option<usize>, ApiError> {
         ));
     }
     Ok(usize::try_from(count).ok())
-}
-
-/// JSON is measured where it was asked for; the engine does not force it.
-fn json_asked(request: &ChatRequest) -> Result<bool, ApiError> {
-    match request.response_format.as_ref().map(|format| format.kind.as_str()) {
-        None | Some("text") => Ok(false),
-        Some("json_object") => Ok(true),
-        Some(other) => Err(ApiError::field(
-            "response_format.type",
-            format!("{other:?} is not supported; use text or json_object"),
-        )),
-    }
 }
 
 fn messages(messages: Vec<RequestMessage>) -> Result<Vec<Message>, ApiError> {

@@ -74,7 +74,7 @@ pub(super) async fn completions(
     }
     let admitted = deployment.admit(arrived).await?;
     let prompt = tokens(request.prompt, admitted.engine.model())?;
-    let asked = Asked { deployment, admitted, prompt, checked, stream, json_asked: false };
+    let asked = Asked { deployment, admitted, prompt, checked, stream };
     answer(asked, CompletionWording { named, offset: 0 }).await
 }
 

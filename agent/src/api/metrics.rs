@@ -91,6 +91,8 @@ pub struct Metrics {
     prompt_tokens: Family<PromptLabels, Counter>,
     guessed_tokens: Family<GuessLabels, Counter>,
     preemptions: Family<RevisionLabels, Counter>,
+    constrained_tokens: Family<RevisionLabels, Counter>,
+    constraint_seconds: Family<RevisionLabels, Counter<f64, AtomicU64>>,
     memory: Family<MemoryLabels, Gauge<i64, AtomicI64>>,
     model_memory: Gauge<i64, AtomicI64>,
     in_flight: Family<RevisionLabels, Gauge<i64, AtomicI64>>,
@@ -122,6 +124,8 @@ impl Default for Metrics {
             prompt_tokens: Family::default(),
             guessed_tokens: Family::default(),
             preemptions: Family::default(),
+            constrained_tokens: Family::default(),
+            constraint_seconds: Family::default(),
             memory: Family::default(),
             model_memory: Gauge::default(),
             in_flight: Family::default(),
@@ -166,6 +170,17 @@ impl Metrics {
             "llmdeck_preemptions",
             "Sequences that gave their cache back because it was full",
             self.preemptions.clone(),
+        );
+        registry.register(
+            "llmdeck_constrained_tokens",
+            "Tokens chosen under a JSON schema, regular expression or choice",
+            self.constrained_tokens.clone(),
+        );
+        registry.register_with_unit(
+            "llmdeck_constraint_time",
+            "Time that holding answers to their formats took, over all threads",
+            Unit::Seconds,
+            self.constraint_seconds.clone(),
         );
         registry.register_with_unit(
             "llmdeck_model_memory_held",
@@ -256,6 +271,8 @@ impl Metrics {
             self.guessed_tokens.get_or_create(&labels).inc_by(count);
         }
         self.preemptions.get_or_create(&labels).inc_by(counters.preemptions);
+        self.constrained_tokens.get_or_create(&labels).inc_by(counters.tokens_constrained);
+        self.constraint_seconds.get_or_create(&labels).inc_by(counters.constraint_us as f64 / 1e6);
         for (part, bytes) in [
             ("weights", revision.resident_weights_bytes),
             ("cache", revision.kv_total_bytes),

@@ -1,6 +1,7 @@
 //! The OpenAI HTTP API: chat, completions, models, health and metrics.
 
 mod answer;
+mod answer_format;
 mod chat;
 mod completions;
 mod error;

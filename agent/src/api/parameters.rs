@@ -7,6 +7,7 @@ use llmdeck_engine::sampling::SamplingOptions;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::answer_format::{AskedFormat, ResponseFormat, StructuredOutputs, asked_format};
 use super::error::ApiError;
 
 const MOST_STOPS: usize = 16;
@@ -29,7 +30,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(parsed)
 }
 
-/// OpenAI's names; `top_k`, `min_p` and `repetition_penalty` as vLLM names them.
+/// OpenAI's names; `top_k`, `min_p`, `repetition_penalty` and `structured_outputs` as vLLM names them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Parameters {
     pub(super) model: String,
@@ -59,6 +60,10 @@ pub(super) struct Parameters {
     frequency_penalty: Option<f32>,
     #[serde(default)]
     logit_bias: Option<HashMap<String, f32>>,
+    #[serde(default)]
+    response_format: Option<ResponseFormat>,
+    #[serde(default)]
+    structured_outputs: Option<StructuredOutputs>,
     #[serde(default)]
     n: Option<i64>,
     /// As vLLM and llama.cpp have it, for measurements.
@@ -91,6 +96,7 @@ pub(super) struct Checked {
     /// Whether the answer goes on to its length.
     pub(super) ignore_end: bool,
     pub(super) sampling: SamplingOptions,
+    pub(super) format: Option<AskedFormat>,
     pub(super) stops: Vec<String>,
     /// `None` means the deployment's default.
     pub(super) max_tokens: Option<usize>,
@@ -128,6 +134,7 @@ impl Parameters {
             fairness_key: user.map_or(0, fairness_key),
             ignore_end: self.ignore_eos.unwrap_or(false),
             sampling,
+            format: asked_format(self.response_format, self.structured_outputs)?,
             stops: stops(self.stop)?,
             max_tokens: self.max_tokens.map(|tokens| at_least_one("max_tokens", tokens)).transpose()?,
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
@@ -212,6 +219,19 @@ mod tests {
             (r#"{"model":"m","stop":[""]}"#, "stop", "1 to"),
             (r#"{"model":"m","stop":5}"#, "stop", "a list of strings"),
             (r#"{"model":"m","logit_bias":{"x":1}}"#, "logit_bias.x", "token"),
+            (r#"{"model":"m","response_format":{"type":"xml"}}"#, "response_format.type", "json_schema"),
+            (
+                r#"{"model":"m","response_format":{"type":"json_schema"}}"#,
+                "response_format.json_schema.schema",
+                "missing",
+            ),
+            (
+                r#"{"model":"m","structured_outputs":{"regex":"a","choice":["b"]}}"#,
+                "structured_outputs",
+                "exactly one",
+            ),
+            (r#"{"model":"m","structured_outputs":{"json":"{"}}"#, "structured_outputs.json", "not JSON"),
+            (r#"{"model":"m","structured_outputs":{"choice":[]}}"#, "structured_outputs.choice", "1 to"),
             (r#"{"model":"m","stream_options":{}}"#, "stream_options", "stream is true"),
             (r#"{"temperature":1}"#, "", "model"),
             (r#"{"model":"m""#, "", "not JSON"),

@@ -31,6 +31,8 @@ impl Loaded {
             put_off: now.put_off - before.put_off,
             guessed_tokens: now.guessed_tokens - before.guessed_tokens,
             kept_tokens: now.kept_tokens - before.kept_tokens,
+            constrained_tokens: now.constrained_tokens - before.constrained_tokens,
+            constraint_us: now.constraint_us - before.constraint_us,
             ..now
         }
     }

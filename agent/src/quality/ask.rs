@@ -49,6 +49,7 @@ pub async fn ask(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<Str
         stops: Vec::new(),
         priority: Priority::Background,
         fairness_key: 0,
+        constraint: None,
         ignore_end: false,
     };
     let (sender, mut events) = mpsc::channel(max_tokens.min(engine.max_sequence_tokens()) + 3);

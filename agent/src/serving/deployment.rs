@@ -261,6 +261,8 @@ fn drain_revision(known: &Known, stable: u32) -> v1::Revision {
         preemptions: readings.put_off,
         tokens_guessed: readings.guessed_tokens,
         tokens_guessed_right: readings.kept_tokens,
+        tokens_constrained: readings.constrained_tokens,
+        constraint_us: readings.constraint_us,
         ..interval.counters
     };
     let mut quality = interval.quality;

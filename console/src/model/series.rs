@@ -133,6 +133,10 @@ pub struct RevisionPoint {
     pub guessed: u64,
     /// See `guessed`.
     pub guessed_right: u64,
+    /// Tokens chosen under a constraint, and the microseconds that it took.
+    pub constrained: u64,
+    /// See `constrained`.
+    pub constraint_us: u64,
     /// Answers judged, and the sum of their tokens' logprobs over how many tokens.
     pub judged: u64,
     /// See `judged`.
@@ -181,6 +185,8 @@ impl RevisionPoint {
             preemptions: counters.preemptions,
             guessed: counters.tokens_guessed,
             guessed_right: counters.tokens_guessed_right,
+            constrained: counters.tokens_constrained,
+            constraint_us: counters.constraint_us,
             judged: quality.responses,
             logprob_sum: quality.token_logprob_sum,
             scored_tokens: quality.scored_tokens,
@@ -231,6 +237,8 @@ impl Series<DeploymentPoint> {
                 preemptions: sum(|part| part.preemptions),
                 guessed: sum(|part| part.guessed),
                 guessed_right: sum(|part| part.guessed_right),
+                constrained: sum(|part| part.constrained),
+                constraint_us: sum(|part| part.constraint_us),
                 judged: sum(|part| part.judged),
                 logprob_sum: parts.iter().map(|part| part.logprob_sum).sum(),
                 scored_tokens: sum(|part| part.scored_tokens),
@@ -273,6 +281,11 @@ impl Window {
     /// Share of guessed tokens that were right.
     pub fn guessed_right_share(&self) -> Option<f64> {
         (self.total.guessed > 0).then(|| self.total.guessed_right as f64 / self.total.guessed as f64)
+    }
+
+    /// What holding an answer to its format takes for each of its tokens, in microseconds.
+    pub fn constraint_us_per_token(&self) -> Option<f64> {
+        (self.total.constrained > 0).then(|| self.total.constraint_us as f64 / self.total.constrained as f64)
     }
 
     /// Share of answers that were empty, cut off or repetitive.

@@ -117,6 +117,9 @@ fn figures(view: &View<'_>, deployment: &Deployment, window: &Window) -> String 
     if let Some(cost) = window.cost_per_million_tokens() {
         parts.push(format!("{cost:.2} {}/Mtoken", deployment.currency));
     }
+    if let Some(us) = window.constraint_us_per_token() {
+        parts.push(format!("format {us:.0} us/token"));
+    }
     if let Some(logprob) = window.mean_logprob() {
         parts.push(format!("logprob {logprob:.2}"));
     }

@@ -1,6 +1,7 @@
 //! Text to tokens and back, from `tokenizer.json` or from the metadata of a GGUF file.
 
 mod byte_level;
+mod library_tokens;
 mod sentence_piece;
 
 use std::path::Path;
@@ -116,6 +117,28 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Text within an answer to tokens: nothing is put before it.
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules refuse the text.
+    pub(crate) fn encode_inner(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        match &self.model {
+            TokenModel::Library(library) => library
+                .encode_fast(text, false)
+                .map(|encoding| encoding.get_ids().to_vec())
+                .map_err(|error| EngineError::Tokenizer(error.to_string())),
+            TokenModel::SentencePiece(pieces) => Ok(pieces.encode_inner(text)),
+        }
+    }
+
+    /// The bytes that a token adds to an answer; `None` for those that are no text.
+    pub(crate) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        match &self.model {
+            TokenModel::Library(library) => library_tokens::bytes(library, id),
+            TokenModel::SentencePiece(pieces) => pieces.bytes(id),
+        }
+    }
+
     /// Tokens to text, special tokens left out.
     ///
     /// # Errors
@@ -156,6 +179,11 @@ impl Tokenizer {
             TokenModel::Library(library) => library.id_to_token(id),
             TokenModel::SentencePiece(pieces) => pieces.name(id).map(str::to_owned),
         }
+    }
+
+    /// Tokens that end an answer, the model's own first.
+    pub(crate) fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     /// Whether a token ends the answer.

@@ -140,6 +140,13 @@ impl SentencePiece {
         out
     }
 
+    /// The same without anything put before it, and without looking for control tokens.
+    pub(super) fn encode_inner(&self, text: &str) -> Vec<u32> {
+        let mut out = Vec::new();
+        self.encode_plain(text, false, &mut out);
+        out
+    }
+
     fn encode_plain(&self, text: &str, begins: bool, out: &mut Vec<u32>) {
         if text.is_empty() {
             return;
@@ -222,6 +229,13 @@ impl SentencePiece {
         }
         String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+
+    /// The bytes that a token adds to a text; `None` for control tokens.
+    pub(super) fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.push_bytes(id, &mut bytes);
+        (!bytes.is_empty()).then_some(bytes)
     }
 
     fn push_bytes(&self, id: u32, out: &mut Vec<u8>) {

@@ -75,7 +75,7 @@ struct Run<'a> {
     recipe: &'a Recipe,
     decoder: TrainableDecoder,
     optimizer: AdamW,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     rng: StdRng,
     step: usize,
