@@ -98,6 +98,7 @@ pub struct Agent {
     socket: PathBuf,
     deployments: Arc<Deployments>,
     events: Arc<Events>,
+    jobs: Arc<Jobs>,
     history: Arc<History>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -171,7 +172,8 @@ impl Agent {
             deployments: Arc::clone(&deployments),
             controller: Arc::clone(&controller),
             registry,
-            jobs,
+            jobs: Arc::clone(&jobs),
+            http_address: http.to_string(),
             audit,
             history: Arc::clone(&history),
             subscribers,
@@ -183,7 +185,18 @@ impl Agent {
             bring_up(config, &deployments, &controller, &events, &tasks, &stop);
         }
         let patience = Duration::from_secs(config.shutdown_s);
-        Ok(Self { http, socket, deployments, events, history, stop, tasks, patience, _data_dir: data_dir })
+        Ok(Self {
+            http,
+            socket,
+            deployments,
+            events,
+            jobs,
+            history,
+            stop,
+            tasks,
+            patience,
+            _data_dir: data_dir,
+        })
     }
 
     /// Where HTTP is served.
@@ -204,6 +217,7 @@ impl Agent {
     /// Stops admission, lets what runs finish or runs out of patience, then stops everything.
     pub async fn stop(self) -> Drained {
         self.events.push(Severity::Information, "agent", "is stopping; new requests are refused", "");
+        self.jobs.cancel_all();
         let drained = self.deployments.close_and_drain(self.patience).await;
         self.stop.cancel();
         self.tasks.close();

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output, Stdio};
 
+use llmdeck_proto::v1::jobs_client::JobsClient;
+use llmdeck_proto::v1::{GetJobRequest, ListJobsRequest};
 use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -192,4 +194,75 @@ async fn what_cannot_be_measured_is_said_with_the_remedy() {
         "{}",
         String::from_utf8_lossy(&output.stdout)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_the_agent_measures_what_the_command_would_and_says_what_it_cost() {
+    let prices = "[prices]\ncurrency = \"EUR\"\nnode_hour = 3.6\n";
+    let agent = AgentProcess::start(&format!("{ASSISTANT}{prices}"));
+    agent.ready().await;
+    let asked = ["assistant", "--job", "--duration", "1s", "--concurrency", "2", "--json"];
+    let outcome = json(&bench(&agent, &asked))["outcome"].take();
+    assert_eq!(
+        (&outcome["failed"], &outcome["plan"]["shape"]["concurrency"]),
+        (&0.into(), &2.into()),
+        "{outcome}"
+    );
+    assert!(
+        outcome["ok"].as_u64().unwrap() > 0 && outcome["latencies"]["ttft"]["count"].as_u64().unwrap() > 0
+    );
+    assert!(
+        outcome["cost"]["cost"].as_f64().unwrap() > 0.0 && outcome["cost"]["currency"] == "EUR",
+        "{outcome}"
+    );
+    // Asked from here the account is the agent's as well.
+    let here = json(&bench(&agent, &["assistant", "--duration", "1s", "--json"]))["outcome"].take();
+    assert!(here["cost"]["cost"].as_f64().unwrap() > 0.0, "{here}");
+    let unknown = bench(&agent, &["nobody", "--job"]);
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("nobody"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_is_measured_and_its_models_are_held_against_it() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let run = |json: bool| {
+        let target = format!("unix:{}", agent.socket().display());
+        let mut command = Command::new(&binaries().console);
+        command.args(["bench", "node", "--target", &target]).args(json.then_some("--json"));
+        tokio::task::block_in_place(|| command.output().unwrap())
+    };
+    let report = json(&run(true));
+    assert_eq!(report["schema"], "llmdeck.node-bench/1");
+    assert!(report["limits"]["memory_read_bytes_per_s"].as_f64().unwrap() > 1e8, "{report}");
+    assert!(report["disk_read_bytes_per_s"].as_f64().unwrap() > 0.0);
+    let model = &report["models"][0];
+    assert_eq!(model["revision"], "assistant@1");
+    for rate in model["rates"].as_array().unwrap() {
+        let share = |name: &str| rate[name].as_f64().unwrap();
+        assert!(share("tokens_per_s") > 0.0 && share("arithmetic_share") > 0.0, "{rate}");
+        assert!(["memory", "arithmetic", "scheduling"].contains(&rate["bound"].as_str().unwrap()));
+    }
+    let text = String::from_utf8(run(false).stdout).unwrap();
+    assert!(text.contains("memory read") && text.contains("decode, 16 at once"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_interrupted_keeps_what_it_measured() {
+    let agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let mut command = command(&agent, &["assistant", "--job", "--duration", "600s", "--json"]);
+    let child = command.spawn().unwrap();
+    let running = wait_for("answers are counted", async || {
+        let mut jobs = JobsClient::new(agent.channel());
+        let id = jobs.list_jobs(ListJobsRequest {}).await.ok()?.into_inner().jobs.first()?.id.clone();
+        let points = jobs.get_job(GetJobRequest { id: id.clone() }).await.ok()?.into_inner().points;
+        points.iter().any(|point| point.ok > 0).then_some(id)
+    });
+    let id = running.await;
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let output = tokio::task::block_in_place(|| child.wait_with_output().unwrap());
+    assert!(json(&output)["outcome"]["ok"].as_u64().unwrap() > 0);
+    let report = JobsClient::new(agent.channel()).get_job(GetJobRequest { id }).await.unwrap().into_inner();
+    assert_eq!(report.job.unwrap().state, "cancelled");
 }

@@ -117,10 +117,10 @@ fn every_answer_has_its_format_alone_and_in_company_guessed_or_not() {
             }
             // Any object may be longer than the answer.
             AnswerFormat::JsonObject if reason == FinishReason::Length => {
-                assert!(text.trim_start().starts_with('{'))
+                assert!(text.trim_start().starts_with('{'));
             }
             AnswerFormat::JsonObject => {
-                assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}")
+                assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}");
             }
         }
         if !matches!(format, AnswerFormat::JsonObject) {

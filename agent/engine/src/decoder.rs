@@ -7,7 +7,7 @@ use llmdeck_kernels::attention::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, Sp
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
-use llmdeck_kernels::{Matrix, Pool, Product, Rows, matmul};
+use llmdeck_kernels::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
 
 use crate::EngineError;
 use crate::blocks::SequenceBlocks;
@@ -113,6 +113,17 @@ impl Decoder {
         let output = if self.description.tied_output { 0 } else { self.output.size_bytes() };
         let layers: u64 = self.layers.iter().map(Layer::size_bytes).sum();
         self.embedding.size_bytes() + output + layers + size_of_val(self.final_norm.as_slice()) as u64
+    }
+
+    /// Bytes of weights that a step reads: all but an embedding that is not the output matrix as well.
+    pub fn bytes_read_a_step(&self) -> u64 {
+        let embedding = if self.description.tied_output { 0 } else { self.embedding.size_bytes() };
+        self.size_bytes() - embedding
+    }
+
+    /// How the matrices of its layers are stored; most of them, where they differ.
+    pub fn layer_format(&self) -> WeightFormat {
+        self.layers.first().map_or(WeightFormat::F32, |layer| layer.gate.format())
     }
 
     /// A store of keys and values for this decoder.

@@ -4,6 +4,7 @@
 //! ragged batch of sequences on the kernels, [`train::TrainableDecoder`] runs the same description with candle's differentiable operations.
 //! [`engine::Engine`] owns the compute thread. This crate knows no network, no database and no wall clock.
 
+pub mod batch;
 pub mod blocks;
 pub mod chat_template;
 pub mod constraint;
@@ -16,6 +17,7 @@ pub mod generation;
 mod gguf;
 mod hf_config;
 pub mod model;
+pub mod roofline;
 pub mod sampling;
 pub mod scheduler;
 pub mod scratch;

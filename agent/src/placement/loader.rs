@@ -103,6 +103,11 @@ impl Loader {
         let _ = self.deployments.set(Arc::downgrade(deployments));
     }
 
+    /// The threads that compute.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// The node's budget.
     pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget

@@ -1,14 +1,37 @@
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use llmdeck_proto::v1::jobs_server;
-use llmdeck_proto::v1::{EvaluateRequest, EvaluateResponse, ListJobsRequest, ListJobsResponse};
+use llmdeck_proto::v1::{
+    BenchNodeRequest, BenchRequest, CancelJobRequest, CancelJobResponse, EvaluateRequest, EvaluateResponse,
+    GetJobRequest, JobReport, ListJobsRequest, ListJobsResponse, StartedJob,
+};
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
+use crate::jobs::{BenchPlan, MeasuredModel, TooManyJobs, UnknownJob};
 use crate::security::identity::Operator;
+use crate::serving::Deployment;
+
+const MOST_RATE_PER_S: f64 = 1_000_000.0;
+const MOST_CONCURRENCY: u32 = 10_000;
+const MOST_TOKENS: u32 = 1 << 20;
+const MOST_SECONDS: u32 = 3_600;
 
 pub(super) struct Jobs(pub(super) Arc<Rpc>);
+
+impl Jobs {
+    fn deployment(&self, name: &str) -> Result<&Arc<Deployment>, Status> {
+        let found = self.0.deployments.get(name);
+        found.ok_or_else(|| Status::not_found(format!("there is no deployment {name:?} here")))
+    }
+
+    async fn record(&self, operator: &Operator, action: &str, subject: &str) -> Result<(), Status> {
+        let recorded = self.0.controller.record(operator, action, subject, "", "accepted").await;
+        recorded.map_err(|refused| Status::internal(refused.to_string()))
+    }
+}
 
 #[tonic::async_trait]
 impl jobs_server::Jobs for Jobs {
@@ -19,11 +42,7 @@ impl jobs_server::Jobs for Jobs {
         let operator = Operator::of_request(&request)?;
         operator.may_operate()?;
         let EvaluateRequest { deployment: name, revision } = request.into_inner();
-        let deployment = self
-            .0
-            .deployments
-            .get(&name)
-            .ok_or_else(|| Status::not_found(format!("there is no deployment {name:?} here")))?;
+        let deployment = self.deployment(&name)?;
         let live = if revision == 0 { deployment.stable() } else { deployment.loaded(revision) };
         let live =
             live.ok_or_else(|| Status::failed_precondition(format!("{name}@{revision} is not loaded")))?;
@@ -34,14 +53,65 @@ impl jobs_server::Jobs for Jobs {
             ))
         })?;
         let subject = format!("{name}@{}", live.number());
-        let recorded = self.0.controller.record(&operator, "evaluate", &subject, "", "accepted").await;
-        recorded.map_err(|refused| Status::internal(refused.to_string()))?;
+        self.record(&operator, "evaluate", &subject).await?;
         let until = Instant::now() + deployment.limits().deadline;
         let engine = self.0.controller.loader().awake(deployment, &live, until).await;
         let engine = engine.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        let job_id = self.0.jobs.evaluate(subject, live, engine, suite);
-        let job_id = job_id.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let job_id = self.0.jobs.evaluate(subject, live, engine, suite).map_err(|error| too_many(&error))?;
         Ok(Response::new(EvaluateResponse { job_id }))
+    }
+
+    async fn bench(&self, request: Request<BenchRequest>) -> Result<Response<StartedJob>, Status> {
+        let operator = Operator::of_request(&request)?;
+        operator.may_operate()?;
+        let asked = request.into_inner();
+        let deployment = self.deployment(&asked.deployment)?;
+        let plan = plan(&asked, format!("http://{}", self.0.http_address))?;
+        let number = deployment.stable().map_or(0, |live| live.number());
+        let subject = format!("{}@{number}", asked.deployment);
+        self.record(&operator, "bench", &subject).await?;
+        let job_id = self.0.jobs.bench(subject, plan, Arc::clone(&self.0.subscribers));
+        Ok(Response::new(StartedJob { job_id: job_id.map_err(|error| too_many(&error))? }))
+    }
+
+    async fn bench_node(&self, request: Request<BenchNodeRequest>) -> Result<Response<StartedJob>, Status> {
+        let operator = Operator::of_request(&request)?;
+        operator.may_operate()?;
+        let mut models = Vec::new();
+        for deployment in self.0.deployments.iter() {
+            let Some(live) = deployment.stable() else { continue };
+            let Some(engine) = live.loaded() else { continue };
+            models.push(MeasuredModel {
+                revision: format!("{}@{}", deployment.name(), live.number()),
+                model: live.spec().model.clone(),
+                path: PathBuf::from(&live.spec().path),
+                engine,
+            });
+        }
+        self.record(&operator, "bench-node", "node").await?;
+        let pool = Arc::clone(self.0.controller.loader().pool());
+        let job_id = self.0.jobs.bench_node("node".into(), pool, models);
+        Ok(Response::new(StartedJob { job_id: job_id.map_err(|error| too_many(&error))? }))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobReport>, Status> {
+        Operator::of_request(&request)?;
+        let report = self.0.jobs.report(&request.into_inner().id);
+        Ok(Response::new(report.map_err(|error| unknown(&error))?))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        let operator = Operator::of_request(&request)?;
+        operator.may_operate()?;
+        let id = request.into_inner().id;
+        // Only jobs that exist are worth a record.
+        self.0.jobs.report(&id).map_err(|error| unknown(&error))?;
+        self.record(&operator, "cancel-job", &id).await?;
+        self.0.jobs.cancel(&id).map_err(|error| unknown(&error))?;
+        Ok(Response::new(CancelJobResponse {}))
     }
 
     async fn list_jobs(
@@ -51,4 +121,36 @@ impl jobs_server::Jobs for Jobs {
         Operator::of_request(&request)?;
         Ok(Response::new(ListJobsResponse { jobs: self.0.jobs.all() }))
     }
+}
+
+fn too_many(error: &TooManyJobs) -> Status {
+    Status::resource_exhausted(error.to_string())
+}
+
+fn unknown(error: &UnknownJob) -> Status {
+    Status::not_found(error.to_string())
+}
+
+fn plan(asked: &BenchRequest, server: String) -> Result<BenchPlan, Status> {
+    let out_of_range = |field: &str, most: &dyn std::fmt::Display| {
+        Status::invalid_argument(format!("{field} must be at most {most}"))
+    };
+    if !(0.0..=MOST_RATE_PER_S).contains(&asked.rate_per_s) {
+        return Err(out_of_range("rate_per_s", &MOST_RATE_PER_S));
+    }
+    let within = |field: &str, value: u32, default: u32, most: u32| match value {
+        0 => Ok(default),
+        value if value <= most => Ok(value),
+        _ => Err(out_of_range(field, &most)),
+    };
+    let concurrency = within("concurrency", asked.concurrency, 8, MOST_CONCURRENCY)?;
+    Ok(BenchPlan {
+        server,
+        deployment: asked.deployment.clone(),
+        shape: BenchPlan::shape(asked.rate_per_s, concurrency as usize),
+        prompt_tokens: within("prompt_tokens", asked.prompt_tokens, 128, MOST_TOKENS)?.into(),
+        output_tokens: within("output_tokens", asked.output_tokens, 64, MOST_TOKENS)?.into(),
+        duration: Duration::from_secs(within("duration_s", asked.duration_s, 30, MOST_SECONDS)?.into()),
+        seed: asked.seed,
+    })
 }

@@ -46,6 +46,8 @@ pub struct Rpc {
     pub registry: Arc<Registry>,
     /// Long work.
     pub jobs: Arc<Jobs>,
+    /// Where the OpenAI API is served.
+    pub http_address: String,
     /// Who did what.
     pub audit: Arc<Audit>,
     /// Frames of the past.

@@ -71,11 +71,15 @@ impl Mailbox {
 }
 
 impl Subscription {
+    /// The pending frame, if there is one now.
+    pub fn take(&mut self) -> Option<Frame> {
+        self.mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// The pending frame, as soon as there is one.
     pub async fn next(&mut self) -> Frame {
         loop {
-            let pending = self.mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(frame) = pending {
+            if let Some(frame) = self.take() {
                 return frame;
             }
             self.mailbox.ready.notified().await;

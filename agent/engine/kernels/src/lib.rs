@@ -12,6 +12,7 @@ pub mod elementwise;
 mod exp;
 mod format;
 mod isa;
+pub mod limits;
 mod line;
 mod matmul;
 mod matrix;

@@ -12,6 +12,8 @@ pub(crate) unsafe trait Zeroable {}
 // SAFETY: whole numbers, and an array of them.
 unsafe impl Zeroable for u16 {}
 // SAFETY: as above.
+unsafe impl Zeroable for u64 {}
+// SAFETY: as above.
 unsafe impl Zeroable for Line {}
 
 /// Values from the system's zero pages: memory is touched for the first time by the thread that fills it.

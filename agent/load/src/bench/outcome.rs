@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Latency};
 use super::bootstrap::{Table, draws, interval};
+use super::cost::RunCost;
 use super::run::Measured;
 
 /// Names the form of an [`Outcome`] in JSON; `docs/bench.md` describes it.
@@ -55,6 +56,9 @@ pub struct Outcome {
     pub latencies: BTreeMap<Latency, LatencyOutcome>,
     /// What the generator did.
     pub generator: Generator,
+    /// Energy and money by the node's account; absent for servers without an agent.
+    #[serde(default)]
+    pub cost: Option<RunCost>,
     /// Everything, in stretches of time: whole histograms.
     pub blocks: Vec<Block>,
 }
@@ -158,6 +162,7 @@ impl Outcome {
             output_tokens_per_s: rate(&|block| block.completion_tokens),
             latencies,
             generator,
+            cost: None,
             blocks,
         }
     }

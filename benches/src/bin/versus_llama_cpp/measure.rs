@@ -5,10 +5,8 @@ use std::time::Instant;
 
 use color_eyre::eyre::{Result, eyre};
 use llmdeck_engine::Pool;
-use llmdeck_engine::blocks::{BlockPool, SequenceBlocks};
-use llmdeck_engine::decoder::Chunk;
+use llmdeck_engine::batch::Batch;
 use llmdeck_engine::model::Model;
-use llmdeck_engine::scratch::Scratch;
 use llmdeck_engine::session::Session;
 use llmdeck_kernels::elementwise::summarize_logits;
 use serde::{Deserialize, Serialize};
@@ -37,53 +35,6 @@ pub(crate) struct Measurement {
     pub(crate) perplexity: f64,
 }
 
-struct Run {
-    model: Arc<Model>,
-    pool: BlockPool,
-    store: llmdeck_kernels::attention::KeyValueStore,
-    sequences: Vec<SequenceBlocks>,
-    scratch: Scratch,
-}
-
-impl Run {
-    fn new(model: &Arc<Model>, sequences: usize, tokens: usize) -> Result<Self> {
-        let windows = model.decoder.description().windows();
-        let blocks = sequences * BlockPool::most_for(&windows, tokens, tokens);
-        Ok(Self {
-            store: model.decoder.store(blocks)?,
-            pool: BlockPool::new(blocks, windows),
-            sequences: (0..sequences).map(|_| SequenceBlocks::default()).collect(),
-            scratch: Scratch::default(),
-            model: Arc::clone(model),
-        })
-    }
-
-    /// Begins anew, with nothing remembered.
-    fn forget(&mut self) {
-        let windows = self.model.decoder.description().windows();
-        self.pool = BlockPool::new(self.pool.total(), windows);
-        self.sequences.iter_mut().for_each(|sequence| *sequence = SequenceBlocks::default());
-    }
-
-    /// Runs these tokens of each sequence; logits of each one's last.
-    fn step(&mut self, tokens: &[Vec<u32>]) -> Result<()> {
-        for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {
-            self.pool.grow(blocks, tokens.len()).map_err(|_| eyre!("too few blocks"))?;
-        }
-        let chunks: Vec<Chunk<'_>> = self
-            .sequences
-            .iter()
-            .zip(tokens)
-            .map(|(blocks, tokens)| Chunk { tokens, blocks, logit_rows: 1 })
-            .collect();
-        self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);
-        for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {
-            self.pool.advance(blocks, tokens);
-        }
-        Ok(())
-    }
-}
-
 /// Measures our engine in this process.
 pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measurement> {
     let began = Instant::now();
@@ -94,11 +45,11 @@ pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measureme
     let mut prefill = BTreeMap::new();
     for length in PROMPTS {
         let prompt: Vec<u32> = (0..length).map(|position| token(position, 0)).collect();
-        let mut run = Run::new(&model, 1, length)?;
+        let mut run = Batch::new(&model, 1, length)?;
         let mut measure = || {
             run.forget();
             let began = Instant::now();
-            run.step(std::slice::from_ref(&prompt))?;
+            run.step(std::slice::from_ref(&prompt)).map_err(|_| eyre!("too few blocks"))?;
             Ok(length as f64 / began.elapsed().as_secs_f64())
         };
         // The first finds memory that was never touched, and does not count.
@@ -107,11 +58,12 @@ pub(crate) fn ours(path: &Path, text: &Path, threads: usize) -> Result<Measureme
     }
     let mut decode = BTreeMap::new();
     for sequences in BATCHES {
-        let mut run = Run::new(&model, sequences, WARM + REPEATS * STEPS)?;
+        let mut run = Batch::new(&model, sequences, WARM + REPEATS * STEPS)?;
         let mut position = 0;
         let mut step = || {
             position += 1;
             run.step(&(0..sequences).map(|sequence| vec![token(position, sequence)]).collect::<Vec<_>>())
+                .map_err(|_| eyre!("too few blocks"))
         };
         (0..WARM).try_for_each(|_| step())?;
         let rate = repeated(|| {

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use llmdeck_load::bench::{Api, Arrivals, Length, LoadShape, Objectives, Plan, Prompts};
+use llmdeck_proto::v1::BenchRequest;
 use serde_json::{Value, json};
 
 use super::target;
@@ -12,15 +13,19 @@ const MOST_RATE_PER_S: f64 = 1_000_000.0;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct BenchArguments {
-    /// A deployment of the agent, or any OpenAI-compatible server: http://HOST:PORT.
-    #[arg(value_name = "NAME|URL")]
+    /// A deployment of the agent; any OpenAI-compatible server: http://HOST:PORT; or `node` for the node itself: memory,
+    /// arithmetic, disk, and how near its loaded models come.
+    #[arg(value_name = "NAME|URL|node")]
     server: String,
+    /// Let the agent ask, on its node, as a job that goes on when this command is gone: also over ssh://.
+    #[arg(long, conflicts_with_all = ["sweep", "search", "dataset", "shared_prefix", "turns", "requests", "key_env", "runs"])]
+    pub(super) job: bool,
     /// The model to name; what the server lists, where it lists one.
     #[arg(long)]
     model: Option<String>,
-    /// Which endpoint.
-    #[arg(long, value_enum, default_value = "chat")]
-    api: ApiName,
+    /// Which endpoint; chat, and completions where the server refuses that.
+    #[arg(long, value_enum)]
+    api: Option<ApiName>,
     /// Environment variable with the server's API key.
     #[arg(long, value_name = "VARIABLE")]
     key_env: Option<String>,
@@ -114,6 +119,41 @@ pub(super) enum Kind {
 }
 
 impl BenchArguments {
+    /// Whether it is the node that is measured.
+    pub(super) fn is_of_node(&self) -> bool {
+        self.server == "node"
+    }
+
+    /// Whether completions are asked for where the server refuses chats.
+    pub(super) fn may_fall_back(&self) -> bool {
+        self.api.is_none()
+    }
+
+    /// What the agent is asked for where it makes the run.
+    pub(super) fn job_request(&self) -> Result<BenchRequest, CliError> {
+        let usage = |why: &str| Err(CliError::Usage(format!("--job: {why}")));
+        let Some(deployment) = self.deployment() else { return usage("name a deployment of the agent") };
+        let (Length::Fixed(prompt), Length::Fixed(output)) = (self.prompt_tokens, self.output_tokens) else {
+            return usage("lengths are numbers, such as --prompt-tokens 128");
+        };
+        let tokens = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let concurrency = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
+        Ok(BenchRequest {
+            deployment: deployment.to_owned(),
+            rate_per_s: self.rate.unwrap_or(0.0),
+            concurrency,
+            prompt_tokens: tokens(prompt),
+            output_tokens: tokens(output),
+            duration_s: u32::try_from(self.duration.as_secs().max(1)).unwrap_or(u32::MAX),
+            seed: self.seed,
+        })
+    }
+
+    /// The deployment that is asked, where it is not another's server.
+    pub(super) fn deployment(&self) -> Option<&str> {
+        Some(self.server.as_str()).filter(|server| !server.contains("://"))
+    }
+
     pub(super) async fn plan(&self) -> Result<(Kind, Plan), CliError> {
         let usage = CliError::Usage;
         let key = self.key_env.as_ref().map(|name| {
@@ -145,8 +185,8 @@ impl BenchArguments {
         let plan = Plan {
             server: place.server,
             api: match self.api {
-                ApiName::Chat => Api::Chat,
-                ApiName::Completions => Api::Completions,
+                None | Some(ApiName::Chat) => Api::Chat,
+                Some(ApiName::Completions) => Api::Completions,
             },
             model: place.model,
             key,

@@ -2,6 +2,9 @@
 
 mod arguments;
 mod chart;
+mod cost;
+mod job;
+mod node;
 mod page;
 mod summary;
 mod target;
@@ -12,8 +15,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use llmdeck_load::bench::{
-    Arrivals, Comparison, LoadShape, Measured, Outcome, Plan, Progress, Step, calibrate, compare, next_rate,
-    run as measure,
+    Api, Arrivals, Comparison, LoadShape, Measured, Outcome, Plan, Progress, RunCost, Step, calibrate,
+    compare, next_rate, run as measure,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -21,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use arguments::BenchArguments;
 use arguments::Kind;
+use cost::CostMeter;
 
 use super::CliError;
 use super::output::print_json;
@@ -33,30 +37,61 @@ const GOOD_ENOUGH: f64 = 0.99;
 
 /// 0 done, 1 failed or worse than before beyond the margin.
 pub(super) async fn run(arguments: BenchArguments) -> Result<ExitCode, CliError> {
+    if arguments.is_of_node() {
+        return node::run(&arguments.common).await;
+    }
     let before = arguments.against.as_deref().map(read).transpose()?;
+    let outcomes =
+        if arguments.job { vec![job::bench(&arguments).await?] } else { from_here(&arguments).await? };
+    report(&arguments, before.as_ref(), &outcomes)
+}
+
+/// Asks the server from this machine.
+async fn from_here(arguments: &BenchArguments) -> Result<Vec<Outcome>, CliError> {
     let (kind, mut plan) = arguments.plan().await?;
-    plan.words_per_token = calibrate(&plan).await.map_err(|error| CliError::Failed(error.to_string()))?;
+    let mut calibrated = calibrate(&plan).await;
+    if calibrated.is_err() && arguments.may_fall_back() {
+        let completions = Plan { api: Api::Completions, ..plan.clone() };
+        if let Ok(words_per_token) = calibrate(&completions).await {
+            (plan, calibrated) = (completions, Ok(words_per_token));
+        }
+    }
+    plan.words_per_token = calibrated.map_err(|error| CliError::Failed(error.to_string()))?;
+    let costs = match &arguments.deployment() {
+        Some(deployment) => Some(CostMeter::start(&arguments.common.target, deployment).await?),
+        None => None,
+    };
+    let costs = costs.as_ref();
     let stop = CancellationToken::new();
     let stopping = tokio::spawn(stop_on_interrupt(stop.clone()));
     let outcomes = match kind {
-        Kind::One => vec![once(&arguments, &plan, &stop).await?],
-        Kind::Sweep(rates) => sweep(&arguments, &plan, &rates, &stop).await?,
-        Kind::Search { start_per_s } => search(&arguments, &plan, start_per_s, &stop).await?,
+        Kind::One => vec![once(arguments, &plan, costs, &stop).await?],
+        Kind::Sweep(rates) => sweep(arguments, &plan, costs, &rates, &stop).await?,
+        Kind::Search { start_per_s } => search(arguments, &plan, costs, start_per_s, &stop).await?,
     };
     stopping.abort();
+    Ok(outcomes)
+}
+
+/// Prints and keeps what was measured, and compares it with what was before.
+fn report(
+    arguments: &BenchArguments,
+    before: Option<&Outcome>,
+    outcomes: &[Outcome],
+) -> Result<ExitCode, CliError> {
     let Some(last) = outcomes.last() else { return Err(CliError::Failed("nothing was measured".into())) };
-    let comparison = before.map(|before| compare(&before, last, arguments.margin));
-    keep(&arguments, &outcomes, comparison.as_ref())?;
+    let comparison = before.map(|before| compare(before, last, arguments.margin));
+    keep(arguments, outcomes, comparison.as_ref())?;
     if arguments.common.json {
-        match &outcomes[..] {
+        match outcomes {
             [one] => print_json(&json!({ "outcome": one, "comparison": comparison }))?,
             all => print_json(&json!({ "outcomes": all, "comparison": comparison }))?,
         }
     } else {
-        if let [one] = &outcomes[..] {
+        if let [one] = outcomes {
             summary::one(one)?;
         } else {
-            summary::many(&outcomes)?;
+            summary::many(outcomes)?;
         }
         if let Some(comparison) = &comparison {
             summary::comparison(comparison)?;
@@ -78,36 +113,45 @@ async fn stop_on_interrupt(stop: CancellationToken) {
 async fn once(
     arguments: &BenchArguments,
     plan: &Plan,
+    costs: Option<&CostMeter>,
     stop: &CancellationToken,
 ) -> Result<Outcome, CliError> {
     let started_unix_ms = unix_ms();
     let mut runs: Vec<Measured> = Vec::new();
+    let mut cost = RunCost::default();
     for index in 0..arguments.runs {
         let plan = Plan { seed: plan.seed.wrapping_add(index), ..plan.clone() };
         let (sender, receiver) = watch::channel(Progress::default());
-        let showing = tokio::spawn(show(receiver, plan.clone()));
+        let showing = tokio::spawn(show(receiver.clone(), plan.clone()));
+        let before = costs.map(|costs| tokio::spawn(costs.clone().before(receiver)));
         let measured = measure(&plan, sender, stop.clone()).await;
         // It ends with its sender; a line that could not be written matters to nobody.
         let _ = showing.await;
+        if let (Some(costs), Some(before)) = (costs, before) {
+            cost.merge(&costs.since(&before.await.unwrap_or_default()).await);
+        }
         runs.push(measured.map_err(|error| CliError::Failed(error.to_string()))?);
         if stop.is_cancelled() {
             break;
         }
     }
     let open_loop = matches!(plan.shape, LoadShape::Open { .. });
-    Ok(Outcome::new(arguments.describe(plan), started_unix_ms, runs, open_loop))
+    let mut outcome = Outcome::new(arguments.describe(plan), started_unix_ms, runs, open_loop);
+    outcome.cost = Some(cost).filter(RunCost::is_known);
+    Ok(outcome)
 }
 
 async fn sweep(
     arguments: &BenchArguments,
     plan: &Plan,
+    costs: Option<&CostMeter>,
     rates: &[f64],
     stop: &CancellationToken,
 ) -> Result<Vec<Outcome>, CliError> {
     let mut outcomes = Vec::new();
     for rate_per_s in rates {
         if !stop.is_cancelled() {
-            outcomes.push(once(arguments, &at_rate(plan, *rate_per_s), stop).await?);
+            outcomes.push(once(arguments, &at_rate(plan, *rate_per_s), costs, stop).await?);
         }
     }
     Ok(outcomes)
@@ -117,12 +161,13 @@ async fn sweep(
 async fn search(
     arguments: &BenchArguments,
     plan: &Plan,
+    costs: Option<&CostMeter>,
     start_per_s: f64,
     stop: &CancellationToken,
 ) -> Result<Vec<Outcome>, CliError> {
     let (mut steps, mut outcomes): (Vec<Step>, Vec<Outcome>) = (Vec::new(), Vec::new());
     while let Some(rate_per_s) = next_rate(start_per_s, &steps).filter(|_| !stop.is_cancelled()) {
-        let outcome = once(arguments, &at_rate(plan, rate_per_s), stop).await?;
+        let outcome = once(arguments, &at_rate(plan, rate_per_s), costs, stop).await?;
         let kept = outcome.goodput_per_s.value >= GOOD_ENOUGH * outcome.asked_per_s;
         steps.push(Step { rate_per_s, kept });
         outcomes.push(outcome);

@@ -1,6 +1,6 @@
 use std::io::{self, Write};
 
-use llmdeck_load::bench::{Comparison, Latency, Outcome, Quantity};
+use llmdeck_load::bench::{Comparison, Latency, Outcome, Quantity, RunCost};
 
 use crate::cli::output::print_table;
 use crate::theme::Theme;
@@ -47,6 +47,9 @@ pub(super) fn one(outcome: &Outcome) -> io::Result<()> {
         quantity(outcome.output_tokens_per_s),
         quantity(outcome.input_tokens_per_s)
     )?;
+    if let Some(cost) = &outcome.cost {
+        writeln!(out, "cost       {}", cost_words(cost))?;
+    }
     writeln!(out)?;
     drop(out);
     let titles = ["ms", "p50", "", "p90", "p95", "p99", "", "p99.9", "max", "mean"];
@@ -55,6 +58,14 @@ pub(super) fn one(outcome: &Outcome) -> io::Result<()> {
     print_table(&titles, &rows)?;
     over_time(outcome)?;
     generator(outcome)
+}
+
+/// Of a million generated tokens, by the node's own account.
+fn cost_words(cost: &RunCost) -> String {
+    let energy = cost.kwh_per_million_tokens().map(|kwh| format!("{kwh:.3} kWh"));
+    let money = cost.cost_per_million_tokens().map(|money| format!("{money:.3} {}", cost.currency));
+    let parts: Vec<String> = energy.into_iter().chain(money).collect();
+    format!("{} a million tokens", parts.join(" and "))
 }
 
 fn cut(outcome: &Outcome) -> String {

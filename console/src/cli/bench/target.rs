@@ -63,7 +63,7 @@ async fn deployment(name: &str, agent: &Target) -> Result<Place, CliError> {
     }
     if !matches!(agent, Target::Unix(_)) {
         return Err(CliError::Usage(format!(
-            "{} is an address of {}; run llmdeck bench there, so that the network is not what is measured",
+            "{} is an address of {}; add --job, so that the agent asks there and the network is not what is measured",
             frame.http_address, frame.node
         )));
     }
