@@ -10,6 +10,7 @@ pub mod clock;
 pub mod demo;
 pub mod link;
 pub mod model;
+pub mod report;
 pub mod request;
 pub mod terminal;
 pub mod theme;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use llmdeck_proto::MAX_MESSAGE_BYTES;
 use llmdeck_proto::v1::control_client::ControlClient;
 use llmdeck_proto::v1::jobs_client::JobsClient;
 use llmdeck_proto::v1::registry_client::RegistryClient;
 use llmdeck_proto::v1::{
-    AbortRolloutRequest, ActionContext, Artifact, ChangeResponse, DeployRequest, EvaluateRequest,
-    GetRolloutRequest, ListArtifactsRequest, RollbackRequest, Rollout,
+    AbortRolloutRequest, ActionContext, Artifact, BenchNodeRequest, BenchRequest, CancelJobRequest,
+    ChangeResponse, DeployRequest, EvaluateRequest, GetJobRequest, GetRolloutRequest, JobReport, JobSummary,
+    ListArtifactsRequest, ListJobsRequest, RollbackRequest, Rollout,
 };
 use tonic::Request;
 use tonic::transport::Channel;
@@ -26,6 +28,11 @@ pub async fn answer(channel: Channel, intent: Intent) -> Option<Answer> {
             let models = artifacts(channel, "model").await;
             let tags = models.map(|models| models.into_iter().flat_map(|model| model.tags).collect());
             Some(Answer::Models { serial, tags })
+        }
+        Intent::ListJobs { node } => Some(Answer::Jobs { node, jobs: jobs(channel).await }),
+        Intent::GetJob { key } => {
+            let report = job(channel, &key.id).await.map(Box::new);
+            Some(Answer::Job { key, report })
         }
         Intent::Act { action, reason, expected_revision, dry_run, idempotency_key, serial, .. } => {
             let context = ActionContext { idempotency_key, expected_revision, reason, dry_run };
@@ -60,12 +67,44 @@ pub async fn act(
         Action::Abort { deployment } => {
             control.abort_rollout(patient(AbortRolloutRequest { deployment, context })).await?
         }
-        Action::Evaluate { deployment } => {
-            let job = evaluate(channel, deployment).await?;
-            return Ok(ChangeResponse { plan: None, rollout_id: job });
+        Action::Evaluate { deployment } => return Ok(begun(evaluate(channel, deployment).await?)),
+        Action::Bench { deployment } => {
+            let request = BenchRequest { deployment, ..BenchRequest::default() };
+            let started = JobsClient::new(channel).bench(patient(request)).await?;
+            return Ok(begun(started.into_inner().job_id));
+        }
+        Action::BenchNode => {
+            let started = JobsClient::new(channel).bench_node(patient(BenchNodeRequest {})).await?;
+            return Ok(begun(started.into_inner().job_id));
+        }
+        Action::CancelJob { id } => {
+            JobsClient::new(channel).cancel_job(patient(CancelJobRequest { id: id.clone() })).await?;
+            return Ok(begun(id));
         }
     };
     Ok(answer.into_inner())
+}
+
+fn begun(job_id: String) -> ChangeResponse {
+    ChangeResponse { plan: None, rollout_id: job_id }
+}
+
+/// Jobs of an agent, newest first.
+///
+/// # Errors
+/// Why the agent did not tell.
+pub async fn jobs(channel: Channel) -> Result<Vec<JobSummary>, LinkError> {
+    Ok(JobsClient::new(channel).list_jobs(patient(ListJobsRequest {})).await?.into_inner().jobs)
+}
+
+/// One job in full.
+///
+/// # Errors
+/// Why the agent did not tell.
+pub async fn job(channel: Channel, id: &str) -> Result<JobReport, LinkError> {
+    let request = GetJobRequest { id: id.to_owned() };
+    let mut client = JobsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(client.get_job(patient(request)).await?.into_inner())
 }
 
 /// Scores what serves now; the job's id.

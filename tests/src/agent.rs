@@ -179,7 +179,9 @@ pub async fn change(channel: &Channel, action: Action, reason: &str) -> Result<R
         Action::Deploy { deployment, .. }
         | Action::Rollback { deployment, .. }
         | Action::Abort { deployment }
-        | Action::Evaluate { deployment } => deployment.clone(),
+        | Action::Evaluate { deployment }
+        | Action::Bench { deployment } => deployment.clone(),
+        Action::BenchNode | Action::CancelJob { .. } => panic!("{action:?} has no rollout"),
     };
     let id = request::act(channel.clone(), action, context(reason)).await?.rollout_id;
     loop {

@@ -1,5 +1,6 @@
-use llmdeck_proto::v1::ChangePlan;
+use llmdeck_proto::v1::{ChangePlan, JobReport, JobSummary};
 
+use super::jobs::JobKey;
 use crate::link::LinkError;
 
 /// A change that an agent is asked for.
@@ -31,6 +32,18 @@ pub enum Action {
         /// Which deployment.
         deployment: String,
     },
+    /// Measure a deployment under load, as the agent does where nothing else is said.
+    Bench {
+        /// Which deployment.
+        deployment: String,
+    },
+    /// Measure the node, and its models against it.
+    BenchNode,
+    /// End a job.
+    CancelJob {
+        /// Its id.
+        id: String,
+    },
 }
 
 /// What the shell around the app does next.
@@ -57,6 +70,16 @@ pub enum Intent {
         /// Comes back with the answer.
         serial: u64,
     },
+    /// Ask an agent for its jobs.
+    ListJobs {
+        /// Index of the node.
+        node: usize,
+    },
+    /// Ask an agent for one job in full.
+    GetJob {
+        /// Which.
+        key: JobKey,
+    },
     /// Ask an agent for the models that it knows by tag.
     ListModels {
         /// Index of the node.
@@ -82,6 +105,20 @@ pub enum Answer {
         serial: u64,
         /// The id, or why not.
         id: Result<String, LinkError>,
+    },
+    /// Jobs of a node.
+    Jobs {
+        /// Index of the node.
+        node: usize,
+        /// Newest first, or why not.
+        jobs: Result<Vec<JobSummary>, LinkError>,
+    },
+    /// One job in full.
+    Job {
+        /// Which.
+        key: JobKey,
+        /// What is known of it, or why it is not.
+        report: Result<Box<JobReport>, LinkError>,
     },
     /// Tags of models.
     Models {

@@ -3,6 +3,7 @@
 mod action;
 mod dialog;
 mod dialog_keys;
+mod jobs;
 mod palette;
 mod rows;
 mod run;
@@ -15,6 +16,7 @@ use crate::model::{DeploymentKey, Model};
 
 pub use action::{Action, Answer, Intent};
 pub use dialog::{Dialog, DialogKind, Field, PlanState, Progress};
+pub use jobs::{JobKey, JobResult, JobsState, OpenJob};
 pub use palette::{Command, Palette};
 pub use rows::{Health, deployment_health, deployment_rows, event_rows, node_health, node_rows};
 pub use run::{RunError, run};
@@ -32,6 +34,10 @@ pub enum Screen {
     Deployment(DeploymentKey),
     /// What happened, newest first.
     Events,
+    /// Long work, newest first.
+    Jobs,
+    /// One job in full.
+    Job(JobKey),
 }
 
 /// What lies over it.
@@ -52,6 +58,8 @@ pub enum Row {
     Deployment(DeploymentKey),
     /// A node, by index.
     Node(usize),
+    /// A job.
+    Job(JobKey),
 }
 
 /// Where things are on the screen, for the mouse.
@@ -81,6 +89,10 @@ pub struct App {
     pub guide: Option<fn(&App, &Model) -> String>,
     /// Where things were drawn last.
     pub hits: Hits,
+    /// Long work.
+    pub jobs: JobsState,
+    /// A job that was asked for, by its serial and node: it is shown as soon as it has begun.
+    awaited_job: Option<(u64, usize)>,
     serial: u64,
 }
 
@@ -98,6 +110,8 @@ impl App {
             notice: None,
             guide: None,
             hits: Hits::default(),
+            jobs: JobsState::default(),
+            awaited_job: None,
             serial: 0,
         }
     }

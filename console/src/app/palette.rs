@@ -24,6 +24,12 @@ pub enum Command {
     Abort(DeploymentKey),
     /// Score now.
     Evaluate(DeploymentKey),
+    /// To the jobs.
+    Jobs,
+    /// Measure a deployment under load.
+    Bench(DeploymentKey),
+    /// Measure a node.
+    BenchNode(usize),
     /// Show every key.
     Help,
     /// Leave.
@@ -44,7 +50,11 @@ impl Palette {
     /// With every command that makes sense now.
     pub fn new(model: &Model) -> Self {
         let several = model.nodes.len() > 1;
-        let mut all = vec![("fleet".to_owned(), Command::Fleet), ("events".to_owned(), Command::Events)];
+        let mut all = vec![
+            ("fleet".to_owned(), Command::Fleet),
+            ("events".to_owned(), Command::Events),
+            ("jobs".to_owned(), Command::Jobs),
+        ];
         for key in deployment_rows(model, "") {
             let node = model.nodes.get(key.node).map_or("", |node| node.name());
             let at = if several { format!("{} on {node}", key.name) } else { key.name.clone() };
@@ -52,10 +62,13 @@ impl Palette {
             all.push((format!("deploy {at}"), Command::Deploy(key.clone())));
             all.push((format!("rollback {at}"), Command::Rollback(key.clone())));
             all.push((format!("rollout abort {at}"), Command::Abort(key.clone())));
-            all.push((format!("evaluate {at}"), Command::Evaluate(key)));
+            all.push((format!("evaluate {at}"), Command::Evaluate(key.clone())));
+            all.push((format!("bench {at} (8 users for 30 s)"), Command::Bench(key)));
         }
         for node in node_rows(model, "") {
-            all.push((format!("node {}", model.nodes[node].name()), Command::OpenNode(node)));
+            let name = model.nodes[node].name();
+            all.push((format!("node {name}"), Command::OpenNode(node)));
+            all.push((format!("bench node {name} (slows what it serves)"), Command::BenchNode(node)));
         }
         all.push(("help".to_owned(), Command::Help));
         all.push(("quit".to_owned(), Command::Quit));

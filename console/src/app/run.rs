@@ -85,7 +85,10 @@ pub async fn run(targets: Vec<Target>, theme: Theme, mut app: App) -> Result<(),
                 model.apply(node, event);
                 due = Some(due.unwrap_or(soon));
             }
-            _ = ages.tick() => due = Some(due.unwrap_or(soon)),
+            _ = ages.tick() => {
+                intents = update(&mut app, &model, AppEvent::Second);
+                due = Some(due.unwrap_or(soon));
+            }
         }
         for intent in intents {
             match intent {
@@ -111,7 +114,8 @@ async fn number(node: usize, mut events: mpsc::Receiver<LinkEvent>, links: mpsc:
 
 fn ask(channels: &[Channel], intent: Intent, answers: &mpsc::Sender<Answer>, tasks: &mut JoinSet<()>) {
     let node = match &intent {
-        Intent::Act { node, .. } | Intent::ListModels { node, .. } => *node,
+        Intent::Act { node, .. } | Intent::ListModels { node, .. } | Intent::ListJobs { node } => *node,
+        Intent::GetJob { key } => key.node,
         Intent::Quit | Intent::Suspend => return,
     };
     let Some(channel) = channels.get(node).cloned() else { return };

@@ -6,6 +6,7 @@ use ratatui::layout::Position;
 use super::action::{Action, Answer, Intent};
 use super::dialog::{DialogKind, Field, PlanState, Progress};
 use super::dialog_keys::{on_dialog_key, open_deploy, open_rollback};
+use super::jobs::JobKey;
 use super::palette::{Command, Palette};
 use super::rows::{deployment_rows, node_rows};
 use super::text_field::TextField;
@@ -20,6 +21,8 @@ pub enum AppEvent {
     Terminal(Event),
     /// From an agent.
     Answer(Answer),
+    /// A second has passed.
+    Second,
 }
 
 /// Lines that a page key moves.
@@ -29,16 +32,11 @@ const PAGE: usize = 10;
 pub fn update(app: &mut App, model: &Model, event: AppEvent) -> Vec<Intent> {
     match event {
         AppEvent::Terminal(Event::Key(key)) if key.kind != KeyEventKind::Release => on_key(app, model, key),
-        AppEvent::Terminal(Event::Mouse(mouse)) => {
-            on_mouse(app, mouse);
-            Vec::new()
-        }
+        AppEvent::Terminal(Event::Mouse(mouse)) => on_mouse(app, mouse),
         AppEvent::Terminal(Event::Paste(text)) => on_paste(app, &text),
         AppEvent::Terminal(_) => Vec::new(),
-        AppEvent::Answer(answer) => {
-            on_answer(app, answer);
-            Vec::new()
-        }
+        AppEvent::Answer(answer) => on_answer(app, answer),
+        AppEvent::Second => app.look_at_jobs(model),
     }
 }
 
@@ -88,9 +86,11 @@ fn on_screen_key(app: &mut App, model: &Model, key: KeyEvent) -> Vec<Intent> {
         KeyCode::Char('/') => app.filtering = true,
         KeyCode::Char('1') => app.go_to(Screen::Fleet),
         KeyCode::Char('2') => app.go_to(Screen::Events),
+        KeyCode::Char('3') => return open_jobs(app, model),
+        KeyCode::Char('x') => return cancel_open_job(app),
         KeyCode::Char('r') => return with_deployment(app, model, open_rollback),
         KeyCode::Char('d') => return with_deployment(app, model, open_deploy),
-        KeyCode::Enter => open_selected(app, model),
+        KeyCode::Enter => return open_selected(app, model),
         KeyCode::Esc if !app.filter.text().is_empty() => app.filter = TextField::default(),
         KeyCode::Esc => app.go_back(),
         KeyCode::Up | KeyCode::Char('k') => step(app, model, -1),
@@ -119,15 +119,34 @@ fn with_deployment(
     }
 }
 
-/// Everything selectable on the fleet screen, in its order.
+fn open_jobs(app: &mut App, model: &Model) -> Vec<Intent> {
+    app.go_to(Screen::Jobs);
+    app.look_at_jobs(model)
+}
+
+fn cancel_open_job(app: &mut App) -> Vec<Intent> {
+    let running = app.jobs.open.as_ref().filter(|open| open.report.ended_unix_ms.is_none());
+    match (&app.screen, running) {
+        (Screen::Job(key), Some(_)) => {
+            let (node, id) = (key.node, key.id.clone());
+            vec![at_once(app, node, Action::CancelJob { id })]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Everything selectable on the screen, in its order.
 fn rows(app: &App, model: &Model) -> Vec<Row> {
+    if app.screen == Screen::Jobs {
+        return app.jobs.rows().into_iter().map(|(key, _)| Row::Job(key)).collect();
+    }
     let filter = app.filter.text();
     let deployments = deployment_rows(model, filter).into_iter().map(Row::Deployment);
     deployments.chain(node_rows(model, filter).into_iter().map(Row::Node)).collect()
 }
 
 fn step(app: &mut App, model: &Model, by: isize) {
-    if app.screen != Screen::Fleet {
+    if !matches!(app.screen, Screen::Fleet | Screen::Jobs) {
         app.scroll = app.scroll.saturating_add_signed(by);
         return;
     }
@@ -145,16 +164,22 @@ fn other_section(app: &mut App, model: &Model) {
     }
 }
 
-fn open_selected(app: &mut App, model: &Model) {
-    if app.screen != Screen::Fleet {
-        return;
+fn open_selected(app: &mut App, model: &Model) -> Vec<Intent> {
+    if !matches!(app.screen, Screen::Fleet | Screen::Jobs) {
+        return Vec::new();
     }
-    let row = app.selected.clone().or_else(|| rows(app, model).into_iter().next());
+    let rows = rows(app, model);
+    let selected = app.selected.clone().filter(|selected| rows.contains(selected));
+    selected.or_else(|| rows.into_iter().next()).map_or_else(Vec::new, |row| open(app, row))
+}
+
+fn open(app: &mut App, row: Row) -> Vec<Intent> {
     match row {
-        Some(Row::Deployment(key)) => app.go_to(Screen::Deployment(key)),
-        Some(Row::Node(node)) => app.go_to(Screen::Node(node)),
-        None => {}
+        Row::Deployment(key) => app.go_to(Screen::Deployment(key)),
+        Row::Node(node) => app.go_to(Screen::Node(node)),
+        Row::Job(key) => return app.open_job(key),
     }
+    Vec::new()
 }
 
 fn on_palette_key(app: &mut App, model: &Model, mut palette: Palette, key: KeyEvent) -> Vec<Intent> {
@@ -188,8 +213,18 @@ fn run_command(app: &mut App, model: &Model, command: Command) -> Vec<Intent> {
         Command::Evaluate(key) => {
             return vec![at_once(app, key.node, Action::Evaluate { deployment: key.name })];
         }
+        Command::Jobs => return open_jobs(app, model),
+        Command::Bench(key) => return begin_job(app, key.node, Action::Bench { deployment: key.name }),
+        Command::BenchNode(node) => return begin_job(app, node, Action::BenchNode),
     }
     Vec::new()
+}
+
+/// A job that is shown as soon as the agent has taken it.
+fn begin_job(app: &mut App, node: usize, action: Action) -> Vec<Intent> {
+    let intent = at_once(app, node, action);
+    app.awaited_job = Some((app.serial, node));
+    vec![intent]
 }
 
 fn at_once(app: &mut App, node: usize, action: Action) -> Intent {
@@ -205,28 +240,25 @@ fn at_once(app: &mut App, node: usize, action: Action) -> Intent {
     }
 }
 
-fn on_mouse(app: &mut App, mouse: MouseEvent) {
+fn on_mouse(app: &mut App, mouse: MouseEvent) -> Vec<Intent> {
     let at = Position::new(mouse.column, mouse.row);
     let hit = || app.hits.0.iter().find(|(area, _)| area.contains(at)).map(|(_, row)| row.clone());
     if app.overlay.is_some() {
-        return;
+        return Vec::new();
     }
     match mouse.kind {
         MouseEventKind::Down(MouseButton::Left) => {
-            let Some(row) = hit() else { return };
+            let Some(row) = hit() else { return Vec::new() };
             if app.selected.as_ref() == Some(&row) {
-                match row {
-                    Row::Deployment(key) => app.go_to(Screen::Deployment(key)),
-                    Row::Node(node) => app.go_to(Screen::Node(node)),
-                }
-            } else {
-                app.selected = Some(row);
+                return open(app, row);
             }
+            app.selected = Some(row);
         }
         MouseEventKind::ScrollDown => app.scroll += 3,
         MouseEventKind::ScrollUp => app.scroll = app.scroll.saturating_sub(3),
         _ => {}
     }
+    Vec::new()
 }
 
 fn on_paste(app: &mut App, text: &str) -> Vec<Intent> {
@@ -247,7 +279,12 @@ fn on_paste(app: &mut App, text: &str) -> Vec<Intent> {
     Vec::new()
 }
 
-fn on_answer(app: &mut App, answer: Answer) {
+fn on_answer(app: &mut App, answer: Answer) -> Vec<Intent> {
+    if let Answer::Accepted { serial, id: Ok(id) } = &answer
+        && let Some((_, node)) = app.awaited_job.take_if(|(awaited, _)| awaited == serial)
+    {
+        return app.open_job(JobKey { node, id: id.clone() });
+    }
     let dialog = match &mut app.overlay {
         Some(Overlay::Dialog(dialog)) => Some(dialog),
         _ => None,
@@ -285,6 +322,9 @@ fn on_answer(app: &mut App, answer: Answer) {
             app.notice = Some("accepted; events and rollouts show how it goes".into());
         }
         (Answer::Accepted { id: Err(error), .. }, _) => app.notice = Some(error.to_string()),
+        (Answer::Jobs { node, jobs: Ok(jobs) }, _) => app.jobs.take_list(node, jobs),
+        (Answer::Job { key, report }, _) => app.jobs.take_report(&key, report),
         _ => {}
     }
+    Vec::new()
 }

@@ -92,12 +92,16 @@ fn footer(view: &View<'_>, pen: &mut Pen<'_>) {
         Screen::Deployment(_) => "Esc back   r roll back   d deploy   : command   ? help",
         Screen::Node(_) => "Esc back   Up/Down scroll   : command   ? help",
         Screen::Events => "Esc back   Up/Down scroll   / filter   : command   ? help",
+        Screen::Jobs => "Enter open   Esc back   : command (bench …)   ? help",
+        Screen::Job(_) => "Esc back   x end it   Up/Down scroll   : command   ? help",
     };
     let place = match app.screen {
         Screen::Fleet => "1 Fleet",
         Screen::Node(_) => "Node",
         Screen::Deployment(_) => "Deployment",
         Screen::Events => "2 Events",
+        Screen::Jobs => "3 Jobs",
+        Screen::Job(_) => "Job",
     };
     let end = pen.put(1, last, keys, Tone::Quiet);
     if end + width(place) + 2 < pen.area.width {

@@ -5,7 +5,7 @@ use super::View;
 use super::overlay::boxed;
 use crate::theme::Tone;
 
-const KEYS: [(&str, &str); 15] = [
+const KEYS: [(&str, &str); 16] = [
     ("Enter", "open what is selected"),
     ("Esc", "back; in a dialog: no"),
     ("Up Down j k", "select, or scroll"),
@@ -15,7 +15,8 @@ const KEYS: [(&str, &str); 15] = [
     ("d", "deploy another model: shows what will change, then asks"),
     ("/", "filter by name; Esc shows all again"),
     (":", "any command by name"),
-    ("1 2", "fleet, events"),
+    ("1 2 3", "fleet, events, jobs"),
+    ("x", "on a job: end it; what it measured is kept"),
     ("Ctrl-F", "in a deploy: past the golden floor"),
     ("Ctrl-Z", "to the shell; fg comes back"),
     ("?", "this"),

@@ -7,6 +7,8 @@ mod events;
 mod fleet;
 mod format;
 mod help;
+mod job;
+mod jobs;
 mod model_memory;
 mod node;
 mod overlay;
@@ -60,6 +62,8 @@ pub fn draw(view: &View<'_>, area: Rect, buffer: &mut Buffer) -> Hits {
         Screen::Node(node) => node::draw(view, *node, body, buffer),
         Screen::Deployment(key) => deployment::draw(view, key, body, buffer),
         Screen::Events => events::draw(view, body, buffer),
+        Screen::Jobs => jobs::draw(view, body, buffer, &mut hits),
+        Screen::Job(key) => job::draw(view, key, body, buffer),
     }
     match &view.app.overlay {
         Some(Overlay::Help) => help::draw(view, area, buffer),

@@ -1,8 +1,9 @@
 use std::io::{self, Write};
 
-use llmdeck_load::bench::{Comparison, Latency, Outcome, Quantity, RunCost};
+use llmdeck_load::bench::{Comparison, Latency, Outcome};
 
 use crate::cli::output::print_table;
+use crate::report::{LATENCY_TITLES, figures, latency_rows, milliseconds as ms};
 use crate::theme::Theme;
 use crate::widget::sparkline;
 
@@ -11,100 +12,14 @@ const SPARK_WIDTH: usize = 40;
 /// One outcome: rates, latencies with their intervals, how it went over time, and what the generator did.
 pub(super) fn one(outcome: &Outcome) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let runs = if outcome.runs > 1 { format!(", {} runs", outcome.runs) } else { String::new() };
-    writeln!(
-        out,
-        "{} at {} for {:.1} s{runs}",
-        outcome.plan["model"].as_str().unwrap_or("?"),
-        outcome.plan["server"].as_str().unwrap_or("?"),
-        outcome.seconds
-    )?;
-    writeln!(
-        out,
-        "requests   {} due, {} answered, {} failed{}",
-        outcome.due,
-        outcome.ok,
-        outcome.failed,
-        cut(outcome)
-    )?;
-    for (kind, count) in &outcome.errors {
-        writeln!(out, "           {count} x {kind}")?;
-    }
-    writeln!(
-        out,
-        "rate       {:.2}/s asked, {}/s answered",
-        outcome.asked_per_s,
-        quantity(outcome.achieved_per_s)
-    )?;
-    if outcome.plan["objectives_ms"].as_object().is_some_and(|all| all.values().any(|limit| !limit.is_null()))
-    {
-        let share = outcome.goodput_per_s.value / outcome.asked_per_s.max(1e-9) * 100.0;
-        writeln!(out, "goodput    {}/s, {share:.1} % of what was asked", quantity(outcome.goodput_per_s))?;
-    }
-    writeln!(
-        out,
-        "tokens     {}/s out, {}/s in",
-        quantity(outcome.output_tokens_per_s),
-        quantity(outcome.input_tokens_per_s)
-    )?;
-    if let Some(cost) = &outcome.cost {
-        writeln!(out, "cost       {}", cost_words(cost))?;
+    for (label, text) in figures(outcome) {
+        writeln!(out, "{label:10} {text}")?;
     }
     writeln!(out)?;
     drop(out);
-    let titles = ["ms", "p50", "", "p90", "p95", "p99", "", "p99.9", "max", "mean"];
-    let rows: Vec<Vec<String>> =
-        Latency::ALL.into_iter().filter_map(|latency| row(outcome, latency)).collect();
-    print_table(&titles, &rows)?;
+    print_table(&LATENCY_TITLES, &latency_rows(outcome))?;
     over_time(outcome)?;
     generator(outcome)
-}
-
-/// Of a million generated tokens, by the node's own account.
-fn cost_words(cost: &RunCost) -> String {
-    let energy = cost.kwh_per_million_tokens().map(|kwh| format!("{kwh:.3} kWh"));
-    let money = cost.cost_per_million_tokens().map(|money| format!("{money:.3} {}", cost.currency));
-    let parts: Vec<String> = energy.into_iter().chain(money).collect();
-    format!("{} a million tokens", parts.join(" and "))
-}
-
-fn cut(outcome: &Outcome) -> String {
-    if outcome.unfinished == 0 { String::new() } else { format!(", {} cut off", outcome.unfinished) }
-}
-
-fn quantity(quantity: Quantity) -> String {
-    match quantity.interval {
-        Some([low, high]) => format!("{:.1} ({low:.1} to {high:.1})", quantity.value),
-        None => format!("{:.1}", quantity.value),
-    }
-}
-
-fn ms(us: f64) -> String {
-    let ms = us / 1_000.0;
-    if ms < 100.0 { format!("{ms:.2}") } else { format!("{ms:.0}") }
-}
-
-fn row(outcome: &Outcome, latency: Latency) -> Option<Vec<String>> {
-    let of = outcome.latencies.get(&latency)?;
-    let value = |quantile: f64| {
-        outcome.quantile(latency, quantile).map_or_else(String::new, |one| ms(one.value_us as f64))
-    };
-    let interval = |quantile: f64| {
-        let interval = outcome.quantile(latency, quantile).and_then(|one| one.interval_us);
-        interval.map_or_else(String::new, |[low, high]| format!("({} to {})", ms(low), ms(high)))
-    };
-    Some(vec![
-        latency.name().into(),
-        value(0.5),
-        interval(0.5),
-        value(0.9),
-        value(0.95),
-        value(0.99),
-        interval(0.99),
-        value(0.999),
-        ms(of.max_us as f64),
-        ms(of.mean_us),
-    ])
 }
 
 fn over_time(outcome: &Outcome) -> io::Result<()> {

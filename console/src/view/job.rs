@@ -1,0 +1,175 @@
+//! One job: how far it is, what it sees while it runs, and what it came to.
+
+use llmdeck_proto::v1::BenchPoint;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::View;
+use super::format::{age, percent};
+use super::jobs::{subject, tone_of};
+use super::pen::{Pen, width};
+use crate::app::{JobKey, JobResult, OpenJob};
+use crate::report::{LATENCY_TITLES, NodeTables, Table, figures, latency_rows};
+use crate::theme::Tone;
+use crate::widget::sparkline;
+
+/// Columns of the progress bar.
+const BAR: usize = 30;
+const LABEL: u16 = 3;
+const TEXT: u16 = 20;
+const MOST_PAST: usize = 120;
+
+/// A line of what scrolls.
+enum Line {
+    Blank,
+    Rule(String),
+    Figure(String, String),
+    Past(&'static str, Vec<Option<f64>>, String),
+    Cells(Vec<(u16, String)>, Tone),
+    Text(String, Tone),
+}
+
+pub(super) fn draw(view: &View<'_>, key: &JobKey, area: Rect, buffer: &mut Buffer) {
+    let mut pen = Pen { theme: view.theme, area, buffer };
+    let Some(open) = view.app.jobs.open.as_ref().filter(|open| open.key == *key) else { return };
+    head(view, open, &mut pen);
+    let lines = lines(open);
+    let room = usize::from(area.height.saturating_sub(3));
+    let from = view.app.scroll.min(lines.len().saturating_sub(room));
+    for (y, line) in (3..).zip(lines.into_iter().skip(from).take(room)) {
+        draw_line(view, &line, y, &mut pen);
+    }
+}
+
+fn head(view: &View<'_>, open: &OpenJob, pen: &mut Pen<'_>) {
+    let Some(job) = &open.report.job else {
+        let text = open.error.as_deref().unwrap_or("asking the agent");
+        pen.put(1, 0, text, if open.error.is_some() { Tone::Bad } else { Tone::Quiet });
+        return;
+    };
+    let mut x = pen.put(1, 0, &job.kind, Tone::Strong);
+    x = pen.put(x + 2, 0, &subject(view, &open.key, job), Tone::Strong);
+    x = pen.put(x + 2, 0, &job.state, tone_of(job));
+    let since = match open.report.ended_unix_ms {
+        Some(ended) => format!("took {}", age(ended - job.created_unix_ms)),
+        None => format!("for {}", age(view.now_unix_ms - job.created_unix_ms)),
+    };
+    pen.put(x + 2, 0, &since, Tone::Quiet);
+    let mut x = 1;
+    if let Some(share) = open.report.progress.filter(|_| open.report.ended_unix_ms.is_none()) {
+        let symbols = &view.theme.symbols;
+        let full = (share * BAR as f64).round() as usize;
+        let whole = symbols.levels.last().copied().unwrap_or_default();
+        x = pen.put(x, 1, &whole.repeat(full.min(BAR)), Tone::Plain);
+        x = pen.put(x, 1, &symbols.rule.repeat(BAR - full.min(BAR)), Tone::Quiet);
+        x = pen.put(x + 1, 1, &percent(share), Tone::Plain) + 2;
+    }
+    match &open.error {
+        Some(error) => pen.put(x, 1, error, Tone::Bad),
+        None => pen.put(x, 1, &job.detail, Tone::Plain),
+    };
+}
+
+fn lines(open: &OpenJob) -> Vec<Line> {
+    let mut lines = past(&open.report.points);
+    match &open.result {
+        JobResult::None => {}
+        JobResult::Bench(outcome) => {
+            lines.push(Line::Rule("Outcome, with 95 % intervals".into()));
+            lines.extend(figures(outcome).into_iter().map(|(label, text)| Line::Figure(label.into(), text)));
+            lines.push(Line::Blank);
+            lines.extend(table(&LATENCY_TITLES, &latency_rows(outcome)));
+            if outcome.generator.may_limit {
+                let text = "the generator, not the server, may be what these figures show: lower the rate";
+                lines.push(Line::Text(text.into(), Tone::Warning));
+            }
+        }
+        JobResult::Node(report) => {
+            let NodeTables { limits, models } = NodeTables::of(report);
+            lines.push(Line::Rule("What the node can do".into()));
+            lines.extend(limits.into_iter().map(|(label, text)| Line::Figure(label.into(), text)));
+            for Table { title, columns, rows } in models {
+                lines.extend([Line::Blank, Line::Rule(title)]);
+                lines.extend(table(&columns, &rows));
+            }
+        }
+        JobResult::Unreadable(why) => {
+            let text = format!("the report cannot be read ({why}); is the agent newer than this console?");
+            lines.push(Line::Text(text, Tone::Bad));
+        }
+    }
+    lines
+}
+
+/// What a bench sees, second by second.
+fn past(points: &[BenchPoint]) -> Vec<Line> {
+    if points.is_empty() {
+        return Vec::new();
+    }
+    let starts = std::iter::once(0.0).chain(points.iter().map(|point| point.elapsed_s));
+    let spans: Vec<f64> =
+        points.iter().zip(starts).map(|(point, start)| (point.elapsed_s - start).max(1e-3)).collect();
+    let per_s = |of: fn(&BenchPoint) -> u64| -> Vec<Option<f64>> {
+        points.iter().zip(&spans).map(|(point, span)| Some(of(point) as f64 / span)).collect()
+    };
+    let line = |label, values: Vec<Option<f64>>| {
+        let last = values.last().copied().flatten().unwrap_or(0.0);
+        Line::Past(label, values, format!("{last:.1}"))
+    };
+    let in_flight = points.iter().map(|point| Some(point.in_flight as f64)).collect();
+    vec![
+        Line::Rule("Under load".into()),
+        line("tokens/s", per_s(|point| point.completion_tokens)),
+        line("answers/s", per_s(|point| point.ok)),
+        line("failed/s", per_s(|point| point.failed)),
+        line("under way", in_flight),
+        Line::Blank,
+    ]
+}
+
+fn table(titles: &[&str], rows: &[Vec<String>]) -> Vec<Line> {
+    let widths: Vec<u16> = (0..titles.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell));
+            cells.chain([width(titles[column])]).max().unwrap_or(0)
+        })
+        .collect();
+    let place = |cells: Vec<String>| {
+        let mut x = LABEL;
+        let placed = cells.into_iter().zip(&widths).map(|(cell, width)| {
+            let at = x;
+            x += width + 2;
+            (at, cell)
+        });
+        placed.collect::<Vec<_>>()
+    };
+    let titles = titles.iter().map(|title| (*title).to_owned()).collect();
+    let head = Line::Cells(place(titles), Tone::Quiet);
+    std::iter::once(head).chain(rows.iter().map(|row| Line::Cells(place(row.clone()), Tone::Plain))).collect()
+}
+
+fn draw_line(view: &View<'_>, line: &Line, y: u16, pen: &mut Pen<'_>) {
+    match line {
+        Line::Blank => {}
+        Line::Rule(title) => pen.rule(y, title),
+        Line::Figure(label, text) => {
+            pen.put(LABEL, y, label, Tone::Quiet);
+            pen.put(TEXT, y, text, Tone::Plain);
+        }
+        Line::Past(label, values, last) => {
+            pen.put(LABEL, y, label, Tone::Quiet);
+            pen.put_right(TEXT, y, last, Tone::Plain);
+            let room = usize::from(pen.area.width.saturating_sub(TEXT + 3)).min(MOST_PAST);
+            let shown = &values[values.len().saturating_sub(room)..];
+            pen.put(TEXT + 2, y, &sparkline(shown, room, None, &view.theme.symbols), Tone::Plain);
+        }
+        Line::Cells(cells, tone) => {
+            for (x, text) in cells {
+                pen.put(*x, y, text, *tone);
+            }
+        }
+        Line::Text(text, tone) => {
+            pen.put(LABEL, y, text, *tone);
+        }
+    }
+}
