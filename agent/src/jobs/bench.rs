@@ -110,7 +110,8 @@ async fn bench(job: JobHandle, asked: &BenchPlan, frames: &Subscribers) -> Resul
     let measuring = run(&plan, sender, job.cancel.clone());
     let watching = watch_progress(&job, asked.duration, receiver, &mut cost);
     let (measured, ()) = tokio::join!(measuring, watching);
-    let measured: Measured = measured.map_err(|error| error.to_string())?;
+    // The process computes the answers as well: what asking takes of it is not known.
+    let measured = Measured { cpu_cores: None, ..measured.map_err(|error| error.to_string())? };
     let open_loop = matches!(plan.shape, LoadShape::Open { .. });
     let mut outcome = Outcome::new(asked.describe(), started_unix_ms, vec![measured], open_loop);
     outcome.cost = cost.take().await;
@@ -138,6 +139,10 @@ async fn watch_progress(
             continue;
         }
         cost.begin();
+        // The rest behind the last whole second would look like a peak.
+        if now.elapsed < before.elapsed + POINT_EVERY / 2 {
+            continue;
+        }
         job.point(BenchPoint {
             elapsed_s: now.elapsed.as_secs_f64(),
             in_flight: now.in_flight,

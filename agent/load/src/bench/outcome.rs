@@ -103,8 +103,8 @@ pub struct Generator {
     pub lateness_p99_us: u64,
     /// The latest.
     pub lateness_max_us: u64,
-    /// Cores that it used.
-    pub cpu_cores: f64,
+    /// Cores that it used; absent where the server is in the same process.
+    pub cpu_cores: Option<f64>,
     /// Whether it, and not the server, may be what the figures show.
     pub may_limit: bool,
 }
@@ -115,7 +115,8 @@ impl Outcome {
         let seconds: f64 = runs.iter().map(|run| run.seconds).sum();
         let count = runs.len();
         let unfinished = runs.iter().map(|run| run.unfinished).sum();
-        let cpu_cores = runs.iter().map(|run| run.cpu_cores).sum::<f64>() / count.max(1) as f64;
+        let known: Option<Vec<f64>> = runs.iter().map(|run| run.cpu_cores).collect();
+        let cpu_cores = known.map(|cores| cores.iter().sum::<f64>() / count.max(1) as f64);
         let mut errors = BTreeMap::new();
         let mut blocks = Vec::new();
         for run in runs {
@@ -142,7 +143,8 @@ impl Outcome {
             lateness_p99_us,
             lateness_max_us: lateness.max(),
             cpu_cores,
-            may_limit: open_loop && lateness_p99_us as f64 > late_us || cpu_cores > 0.9 * threads,
+            may_limit: open_loop && lateness_p99_us as f64 > late_us
+                || cpu_cores.is_some_and(|cores| cores > 0.9 * threads),
         };
         Self {
             schema: SCHEMA.into(),

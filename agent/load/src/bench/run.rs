@@ -145,7 +145,7 @@ pub struct Measured {
     /// Cut off with an answer under way.
     pub unfinished: u64,
     /// Cores that this process used.
-    pub cpu_cores: f64,
+    pub cpu_cores: Option<f64>,
 }
 
 struct Collector {
@@ -255,7 +255,7 @@ pub async fn run(
     let seconds = end.saturating_duration_since(begin).as_secs_f64();
     let mut measured = std::mem::take(&mut collector.measured);
     measured.seconds = seconds;
-    measured.cpu_cores = cpu / start.elapsed().as_secs_f64().max(1e-9);
+    measured.cpu_cores = Some(cpu / start.elapsed().as_secs_f64().max(1e-9));
     Ok(measured)
 }
 

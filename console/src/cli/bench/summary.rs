@@ -52,8 +52,8 @@ fn generator(outcome: &Outcome) -> io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
-        "generator  {:.2} cores; requests were sent {} ms late at p99, {} ms at most",
-        generator.cpu_cores,
+        "generator  {}requests were sent {} ms late at p99, {} ms at most",
+        generator.cpu_cores.map_or_else(String::new, |cores| format!("{cores:.2} cores; ")),
         ms(generator.lateness_p99_us as f64),
         ms(generator.lateness_max_us as f64)
     )?;

@@ -1,0 +1,257 @@
+//! Hours of what users do, and whether the agent holds on to anything of it: random arrivals, answers that are broken off,
+//! formats, shared beginnings, a rollout now and then. Prints the agent's memory over time, and fails when it grows behind
+//! the first five minutes or a block of the cache is left over.
+//!
+//! ```text
+//! cargo build --release -p llmdeck-agent && cargo run --release -p llmdeck-benches --bin soak -- --minutes 30
+//! ```
+
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use color_eyre::eyre::{Result, bail, eyre};
+use llmdeck_load::StreamClient;
+use llmdeck_proto::MAX_MESSAGE_BYTES;
+use llmdeck_proto::v1::control_client::ControlClient;
+use llmdeck_proto::v1::telemetry_client::TelemetryClient;
+use llmdeck_proto::v1::{ActionContext, DeployRequest, Frame, RollbackRequest, WatchRequest};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+
+const HTTP: &str = "127.0.0.1:9103";
+const SETTLED_AFTER: Duration = Duration::from_secs(300);
+/// Growth of the memory behind that, as a share, that is noise.
+const MOST_GROWTH: f64 = 0.02;
+const ROLLOUT_EVERY: Duration = Duration::from_secs(120);
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+const MOST_UNDER_WAY: usize = 256;
+
+/// Runs an agent under random load, and watches its memory.
+#[derive(Parser)]
+struct Arguments {
+    /// How long.
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// Mean requests a second.
+    #[arg(long, default_value_t = 20.0)]
+    rate: f64,
+    /// The agent.
+    #[arg(long, default_value = "target/release/llmdeck-agent")]
+    agent: PathBuf,
+    /// The same seed asks the same at the same times.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    answered: AtomicU64,
+    broken_off: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Killed when dropped.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let folder = std::env::temp_dir().join(format!("llmdeck-soak-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let socket = folder.join("agent.sock");
+    let agent = Agent(
+        Command::new(&arguments.agent)
+            .args(["run", "--http", HTTP, "--listen"])
+            .arg(&socket)
+            .arg("--data-dir")
+            .arg(folder.join("data"))
+            .stderr(Stdio::null())
+            .spawn()?,
+    );
+    let outcome = soak(&arguments, &agent, &socket.display().to_string()).await;
+    drop(agent);
+    std::fs::remove_dir_all(&folder)?;
+    outcome
+}
+
+async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<ExitCode> {
+    let client = StreamClient::new(&format!("http://{HTTP}"), "/v1/chat/completions", None, PATIENCE)?;
+    let began = Instant::now();
+    while client.ask(body("compute 1 + 1", 4, None)).await.is_err() {
+        if began.elapsed() > PATIENCE {
+            bail!("the agent does not answer");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let channel = Endpoint::from_shared(format!("unix:{socket}"))?.connect().await?;
+    let counts = Arc::new(Counts::default());
+    let mut rng = StdRng::seed_from_u64(arguments.seed);
+    let mut requests = JoinSet::new();
+    let (began, length) = (Instant::now(), Duration::from_secs(arguments.minutes * 60));
+    let (mut next_sample, mut next_rollout) = (began, began + ROLLOUT_EVERY);
+    let mut samples: Vec<(f64, u64)> = Vec::new();
+    println!(
+        "| minute | resident MB | answered | broken off | failed |\n| ---: | ---: | ---: | ---: | ---: |"
+    );
+    while began.elapsed() < length {
+        let gap = -rng.random::<f64>().max(1e-9).ln() / arguments.rate;
+        tokio::time::sleep(Duration::from_secs_f64(gap)).await;
+        while requests.try_join_next().is_some() {}
+        if requests.len() < MOST_UNDER_WAY {
+            requests.spawn(one(client.clone(), rng.random(), Arc::clone(&counts)));
+        }
+        let now = Instant::now();
+        if now >= next_rollout {
+            next_rollout += ROLLOUT_EVERY;
+            roll(&channel, rng.random()).await;
+        }
+        if now >= next_sample {
+            next_sample += SAMPLE_EVERY;
+            samples.push((began.elapsed().as_secs_f64(), resident_bytes(agent.0.id())?));
+            let minute = samples.len() as u64 * SAMPLE_EVERY.as_secs();
+            if minute.is_multiple_of(60) {
+                row(&samples, &counts);
+            }
+        }
+    }
+    while requests.join_next().await.is_some() {}
+    verdict(&samples, cache_in_use(&channel).await?, &counts)
+}
+
+/// A prompt that is new, or begins as others do; now and then with a format, now and then broken off.
+async fn one(client: StreamClient, seed: u64, counts: Arc<Counts>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (left, right) = (rng.random_range(1..99), rng.random_range(1..99));
+    let question = match rng.random_range(0..3) {
+        0 => format!("compute {left} + {right}"),
+        1 => format!("add {left} and {right}"),
+        _ => format!("{}compute {left} + {right}", "say it in words: ".repeat(rng.random_range(1..12))),
+    };
+    let format = rng.random_bool(0.1).then(|| {
+        json!({ "type": "json_schema", "json_schema": { "name": "sum", "schema": {
+            "type": "object", "properties": { "total": { "type": "integer" } }, "required": ["total"],
+            "additionalProperties": false,
+        }}})
+    });
+    let asking = client.ask(body(&question, rng.random_range(4..96), format));
+    if rng.random_bool(0.2) {
+        let patience = Duration::from_micros(rng.random_range(100..50_000));
+        if tokio::time::timeout(patience, asking).await.is_err() {
+            counts.broken_off.fetch_add(1, Ordering::Relaxed);
+        }
+        return;
+    }
+    let counter = if asking.await.is_ok() { &counts.answered } else { &counts.failed };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn body(question: &str, max_tokens: u32, format: Option<Value>) -> hyper::body::Bytes {
+    let mut body = json!({
+        "model": "assistant", "stream": true, "max_tokens": max_tokens,
+        "messages": [{ "role": "user", "content": question }],
+    });
+    if let Some(format) = format {
+        body["response_format"] = format;
+    }
+    body.to_string().into()
+}
+
+/// To the other model, or back. One that is refused, since another is under way, is as good as none.
+async fn roll(channel: &Channel, back: bool) {
+    let mut control = ControlClient::new(channel.clone());
+    let (deployment, context) = ("assistant".to_owned(), Some(ActionContext::default()));
+    if back {
+        let _ = control.rollback(RollbackRequest { deployment, context, to_revision: 0 }).await;
+    } else {
+        let model = "assistant-worse".to_owned();
+        let _ = control.deploy(DeployRequest { deployment, context, model, force: true }).await;
+    }
+}
+
+/// Bytes of cache that sequences hold, once nothing runs any more.
+async fn cache_in_use(channel: &Channel) -> Result<u64> {
+    let mut client = TelemetryClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut frames = client.watch(WatchRequest::default()).await?.into_inner();
+    let mut in_use = u64::MAX;
+    for _ in 0..10 {
+        let frame: Frame = frames.message().await?.ok_or_else(|| eyre!("the agent has gone"))?;
+        let revisions = frame.deployments.iter().flat_map(|deployment| &deployment.revisions);
+        let (running, used) = revisions.fold((0, 0), |(running, used), revision| {
+            (running + revision.in_flight, used + revision.kv_used_bytes)
+        });
+        in_use = used;
+        if running == 0 && used == 0 {
+            break;
+        }
+    }
+    Ok(in_use)
+}
+
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .and_then(|kib| kib.trim().parse().ok())
+        .ok_or_else(|| eyre!("the agent has gone"))?;
+    Ok(kib * 1_024)
+}
+
+fn row(samples: &[(f64, u64)], counts: &Counts) {
+    let Some((seconds, bytes)) = samples.last() else { return };
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "| {:.0} | {:.1} | {} | {} | {} |",
+        seconds / 60.0,
+        *bytes as f64 / 1e6,
+        count(&counts.answered),
+        count(&counts.broken_off),
+        count(&counts.failed)
+    );
+}
+
+/// Compares the medians of the first and the last third of what comes behind the first five minutes.
+fn verdict(samples: &[(f64, u64)], in_use: u64, counts: &Counts) -> Result<ExitCode> {
+    let settled: Vec<u64> = samples
+        .iter()
+        .filter(|(seconds, _)| *seconds > SETTLED_AFTER.as_secs_f64())
+        .map(|(_, bytes)| *bytes)
+        .collect();
+    let third = settled.len() / 3;
+    if third == 0 {
+        bail!("too short to tell: give --minutes 8 or more");
+    }
+    let (early, late) = (median(&settled[..third]), median(&settled[settled.len() - third..]));
+    let growth = late as f64 / early as f64 - 1.0;
+    let failed = counts.failed.load(Ordering::Relaxed);
+    println!(
+        "\nbehind five minutes: {:.1} MB, at the end {:.1} MB ({:+.2} %); {in_use} bytes of cache left in use; {failed} failed",
+        early as f64 / 1e6,
+        late as f64 / 1e6,
+        growth * 100.0
+    );
+    let well = growth <= MOST_GROWTH && in_use == 0 && failed == 0;
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn median(values: &[u64]) -> u64 {
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
