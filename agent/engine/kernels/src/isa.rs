@@ -1,21 +1,28 @@
 use std::sync::OnceLock;
 
+static WIDEST: OnceLock<Isa> = OnceLock::new();
+
 /// The instruction sets that kernels are written or compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Whatever the target has at least: SSE2, or NEON on Arm.
     Plain,
-    /// The plain kernels compiled for AVX2, FMA and F16C.
+    /// 256-bit vectors with AVX2, FMA and F16C.
     Avx2,
     /// 512-bit vectors with VNNI's products of four bytes.
     Avx512Vnni,
 }
 
 impl Isa {
-    /// The widest that this machine has.
+    /// The widest that this machine has, or that [`Isa::limit_to`] leaves.
     pub fn widest() -> Self {
-        static WIDEST: OnceLock<Isa> = OnceLock::new();
         *WIDEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::Plain))
+    }
+
+    /// Has kernels use nothing wider, for measurements. False where the machine does not have it, or a kernel has chosen
+    /// already.
+    pub fn limit_to(self) -> bool {
+        Self::available().contains(&self) && *WIDEST.get_or_init(|| self) == self
     }
 
     /// Those that this machine has, widest last.

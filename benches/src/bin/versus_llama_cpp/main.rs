@@ -6,8 +6,9 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use color_eyre::eyre::{Result, WrapErr, eyre};
+use llmdeck_engine::Isa;
 use measure::Measurement;
 
 /// Compares the engine with llama.cpp: `tests/fetch-gemma && benches/llama-cpp/install` first.
@@ -31,6 +32,15 @@ struct Arguments {
     /// Only our engine, once, as JSON.
     #[arg(long)]
     alone: bool,
+    /// With --alone: nothing wider than these instructions.
+    #[arg(long, value_enum, requires = "alone")]
+    instructions: Option<Instructions>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Instructions {
+    Plain,
+    Avx2,
 }
 
 fn main() -> Result<()> {
@@ -41,6 +51,13 @@ fn main() -> Result<()> {
         None => std::thread::available_parallelism()?.get(),
     };
     if arguments.alone {
+        let limit = arguments.instructions.map(|instructions| match instructions {
+            Instructions::Plain => Isa::Plain,
+            Instructions::Avx2 => Isa::Avx2,
+        });
+        if limit.is_some_and(|limit| !limit.limit_to()) {
+            return Err(eyre!("this machine does not have these instructions"));
+        }
         println!("{}", serde_json::to_string(&measure::ours(&arguments.model, &arguments.text, threads)?)?);
         return Ok(());
     }

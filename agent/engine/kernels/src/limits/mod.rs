@@ -106,6 +106,7 @@ mod tests {
 
     /// Orders of magnitude of any machine that this runs on: a loop that the compiler had thrown away would be far above.
     #[test]
+    #[cfg_attr(miri, ignore = "an interpreter has no speed to speak of")]
     fn figures_are_those_of_a_machine() {
         let pool = Pool::new(2).unwrap();
         let memory = memory_read_bytes_per_s(&pool, 64 << 20).unwrap();

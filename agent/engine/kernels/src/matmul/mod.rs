@@ -2,6 +2,8 @@
 //! does not depend on the rows beside it.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod plain;
 mod tiles;
@@ -61,7 +63,7 @@ pub(crate) fn matmul_with(
         })
         .collect();
     let packed =
-        isa == Isa::Avx512Vnni && products.iter().any(|product| product.matrix.format().layout().is_some());
+        isa != Isa::Plain && products.iter().any(|product| product.matrix.format().layout().is_some());
     let tiles = tiles(pool, rows, packed);
     let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
     let whole = panels_a_task == panels.max(1);
@@ -109,7 +111,11 @@ fn multiply_tile<const M: usize>(
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512::tile(matrix.format(), matrix.panel(panel), rows, tile),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => plain::tile_avx2(matrix.format(), matrix.panel(panel), rows, tile.row),
+        Isa::Avx2 => {
+            let (format, panel) = (matrix.format(), matrix.panel(panel));
+            avx2::tile(format, panel, tile)
+                .unwrap_or_else(|| plain::floats_avx2(format, panel, rows, tile.row))
+        }
         _ => plain::tile(matrix.format(), matrix.panel(panel), rows, tile.row),
     };
     let count = (matrix.rows() - panel * PANEL_ROWS).min(PANEL_ROWS);

@@ -9,12 +9,15 @@ pub(super) const PARTIAL_SUMS: usize = 4;
 
 /// The plain twin of the vector kernels.
 pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
-    tile_body(format, panel, rows, row)
+    match format.layout() {
+        Some(layout) => quantized(format, layout, panel, rows, row),
+        None => floating(format, panel, rows, row),
+    }
 }
 
-/// The same, compiled for AVX2.
+/// The floating-point formats compiled for AVX2.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn tile_avx2<const M: usize>(
+pub(super) fn floats_avx2<const M: usize>(
     format: WeightFormat,
     panel: &[Line],
     rows: &Rows,
@@ -22,18 +25,10 @@ pub(super) fn tile_avx2<const M: usize>(
 ) -> Tile<M> {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn compiled<const M: usize>(format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
-        tile_body(format, panel, rows, row)
+        floating(format, panel, rows, row)
     }
     // SAFETY: the caller names an instruction set that the machine has.
     unsafe { compiled(format, panel, rows, row) }
-}
-
-#[inline(always)]
-fn tile_body<const M: usize>(format: WeightFormat, panel: &[Line], rows: &Rows, row: usize) -> Tile<M> {
-    match format.layout() {
-        Some(layout) => quantized(format, layout, panel, rows, row),
-        None => floating(format, panel, rows, row),
-    }
 }
 
 #[inline(always)]
