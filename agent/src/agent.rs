@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
-use llmdeck_engine::Pool;
 use llmdeck_proto::v1::alert::Severity;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +74,7 @@ pub enum StartError {
     #[error("an agent already answers on {0}; stop it, or choose another --listen")]
     SocketInUse(PathBuf),
     /// The threads that compute.
-    #[error("the threads that compute could not start: {0}; set threads lower")]
+    #[error("the threads that compute could not start: {0}; set threads lower, or name other cores")]
     Threads(#[source] std::io::Error),
     /// The system refused.
     #[error("{what}: {source}")]
@@ -248,7 +247,7 @@ fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, Roll
 }
 
 fn loader(config: &Config, registry: &Arc<Registry>, events: &Arc<Events>) -> Result<Loader, StartError> {
-    let pool = Arc::new(Pool::new(config.compute_threads()).map_err(StartError::Threads)?);
+    let pool = Arc::new(config.compute_pool().map_err(StartError::Threads)?);
     let budget = MemoryBudget::new(config.model_memory_bytes(), config.guaranteed());
     let settings = config.deployments.iter().map(|config| (config.name.clone(), config.load_settings()));
     Ok(Loader::new(Arc::clone(registry), pool, budget, Arc::clone(events), settings.collect()))

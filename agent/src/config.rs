@@ -1,9 +1,10 @@
 //! The configuration file: TOML, checked whole before anything starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
+use llmdeck_engine::Pool;
 use llmdeck_engine::engine::EngineOptions;
 use serde::Deserialize;
 
@@ -64,6 +65,9 @@ pub struct Config {
     pub shutdown_s: u64,
     /// Threads that compute, shared by all deployments; as many as the process may use where it is absent.
     pub threads: Option<NonZero<usize>>,
+    /// Cores that threads stay on, one thread each, by the system's numbers; wherever the system puts them where it is absent.
+    #[serde(default)]
+    pub cores: Vec<usize>,
     /// Bytes of memory that models may take together; most of what is free at the start where it is absent.
     pub memory_bytes: Option<u64>,
     /// What is served.
@@ -163,7 +167,18 @@ impl Config {
 
     /// Threads that compute.
     pub fn compute_threads(&self) -> usize {
+        if !self.cores.is_empty() {
+            return self.cores.len();
+        }
         self.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get)
+    }
+
+    /// The threads that compute.
+    ///
+    /// # Errors
+    /// When a core cannot be used, or the system has no thread left.
+    pub fn compute_pool(&self) -> std::io::Result<Pool> {
+        if self.cores.is_empty() { Pool::new(self.compute_threads()) } else { Pool::pinned(&self.cores) }
     }
 
     /// What runs without a file: the built-in model as `assistant`.
@@ -210,6 +225,13 @@ impl Config {
         if self.threads.is_some_and(|threads| threads.get() > MOST_THREADS) {
             return Err(format!("threads must be at most {MOST_THREADS}"));
         }
+        if !self.cores.is_empty() && self.threads.is_some() {
+            return Err("threads and cores cannot both be given: there is one thread for each core".into());
+        }
+        let distinct = self.cores.iter().collect::<BTreeSet<_>>().len();
+        if distinct < self.cores.len() || self.cores.len() > MOST_THREADS {
+            return Err(format!("cores must be at most {MOST_THREADS}, each named once"));
+        }
         if !(50..=60_000).contains(&self.interval_ms) {
             return Err(format!("interval_ms must be between 50 and 60000, not {}", self.interval_ms));
         }
@@ -222,7 +244,7 @@ impl Config {
                 "the deployments' guaranteed_bytes add up to more than memory_bytes, {memory}; lower them or raise it"
             ));
         }
-        let mut names = std::collections::BTreeSet::new();
+        let mut names = BTreeSet::new();
         for deployment in &self.deployments {
             deployment.check()?;
             if !names.insert(&deployment.name) {
@@ -319,6 +341,8 @@ mod tests {
         assert!(text.contains("\"a b\""), "{text}");
         let text = refusal("[[deployment]]\nname = \"a\"\nmodel = \"b\"\ngolden_floor = 2.0\n");
         assert!(text.contains("golden_floor"), "{text}");
+        let text = refusal("cores = [0, 0]\n[[deployment]]\nname = \"a\"\nmodel = \"b\"\n");
+        assert!(text.contains("each named once"), "{text}");
         assert!(refusal("").contains("[[deployment]]"));
     }
 }

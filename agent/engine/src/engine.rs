@@ -254,6 +254,9 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, submissions: &Receiver<Submission>) {
+        if let Err(error) = self.model.pool.bind_caller() {
+            tracing::warn!(%error, "the engine's thread stays where the system puts it");
+        }
         while self.receive(submissions) {
             let planned = self.plan();
             let computed = catch_unwind(AssertUnwindSafe(|| self.step(planned)));

@@ -1,8 +1,13 @@
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// How long a worker looks for more work before it sleeps. Between two products of one step there are microseconds.
 const SPIN: Duration = Duration::from_micros(60);
@@ -17,6 +22,8 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// Whether a caller has the workers; another one works alone meanwhile.
     taken: AtomicBool,
+    /// Where its threads stay, where that was asked for.
+    cores: Vec<usize>,
 }
 
 struct Shared {
@@ -59,6 +66,27 @@ impl Pool {
     /// # Errors
     /// When the system has no thread left.
     pub fn new(threads: usize) -> std::io::Result<Self> {
+        Self::start(threads, Vec::new())
+    }
+
+    /// A pool of one thread for each of these cores, by the system's numbers: each worker stays on its own, and callers
+    /// that ask for it by [`Pool::bind_caller`] on any of them.
+    ///
+    /// # Errors
+    /// When there is no such core or the process may not use it, or the system has no thread left.
+    pub fn pinned(cores: &[usize]) -> std::io::Result<Self> {
+        if cores.is_empty() {
+            return Err(std::io::Error::new(ErrorKind::InvalidInput, "no core is named"));
+        }
+        // Said of the core by its number here rather than by a worker later.
+        let before = sched_getaffinity(Pid::from_raw(0))?;
+        let outcome = cores.iter().try_for_each(|core| stay_on(&[*core]));
+        sched_setaffinity(Pid::from_raw(0), &before)?;
+        outcome?;
+        Self::start(cores.len(), cores.to_vec())
+    }
+
+    fn start(threads: usize, cores: Vec<usize>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
@@ -67,13 +95,27 @@ impl Pool {
             lock: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let mut pool = Self { shared, workers: Vec::new(), taken: AtomicBool::new(false) };
+        let mut pool = Self { shared, workers: Vec::new(), taken: AtomicBool::new(false), cores };
         for index in 1..threads {
-            let shared = Arc::clone(&pool.shared);
+            let (shared, core) = (Arc::clone(&pool.shared), pool.cores.get(index).copied());
             let worker = std::thread::Builder::new().name(format!("compute {index}"));
-            pool.workers.push(worker.spawn(move || shared.serve())?);
+            pool.workers.push(worker.spawn(move || {
+                if let Some(core) = core {
+                    // It was possible a moment ago; a core taken away since costs speed, not answers.
+                    let _ = stay_on(&[core]);
+                }
+                shared.serve();
+            })?);
         }
         Ok(pool)
+    }
+
+    /// Keeps the thread that calls this on the pool's cores, where it has its own.
+    ///
+    /// # Errors
+    /// When the process may no longer use them.
+    pub fn bind_caller(&self) -> std::io::Result<()> {
+        if self.cores.is_empty() { Ok(()) } else { stay_on(&self.cores) }
     }
 
     /// As many threads as the process may use.
@@ -118,6 +160,19 @@ impl Pool {
             work(unsafe { &mut *first.at(index) });
         });
     }
+}
+
+fn stay_on(cores: &[usize]) -> std::io::Result<()> {
+    let refused = |core: usize, error: Errno| {
+        let message = format!("core {core} cannot be used: {}", error.desc());
+        std::io::Error::new(ErrorKind::InvalidInput, message)
+    };
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core).map_err(|error| refused(*core, error))?;
+    }
+    let first = cores.first().copied().unwrap_or(0);
+    sched_setaffinity(Pid::from_raw(0), &set).map_err(|error| refused(first, error))
 }
 
 /// A pointer that tasks may use on any thread, to places of their own.
@@ -226,6 +281,9 @@ impl Drop for Pool {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use nix::sched::{CpuSet, sched_getaffinity};
+    use nix::unistd::Pid;
+
     use super::Pool;
 
     #[test]
@@ -238,6 +296,32 @@ mod tests {
             });
             assert!(counts.iter_mut().all(|count| *count.get_mut() == 1), "{tasks} tasks");
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "an interpreter has no cores")]
+    fn a_pinned_pool_stays_on_its_cores() {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let cores: Vec<usize> =
+            (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap()).take(2).collect();
+        let pool = Pool::pinned(&cores).unwrap();
+        assert_eq!(sched_getaffinity(Pid::from_raw(0)).unwrap(), allowed, "the caller may go where it could");
+        pool.bind_caller().unwrap();
+        let mine = std::thread::current().id();
+        let strayed = AtomicUsize::new(0);
+        for _ in 0..200 {
+            pool.run(8, |_| {
+                let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
+                let on = (0..CpuSet::count()).filter(|core| set.is_set(*core).unwrap());
+                let expected = if std::thread::current().id() == mine { &cores[..] } else { &cores[1..] };
+                if !on.eq(expected.iter().copied()) {
+                    strayed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        assert_eq!(strayed.into_inner(), 0);
+        let nowhere = Pool::pinned(&[CpuSet::count() - 1]).err().unwrap().to_string();
+        assert!(nowhere.contains("cannot be used"), "{nowhere}");
     }
 
     #[test]
