@@ -1,4 +1,5 @@
-//! Instruction counts of the hot paths: they do not drift on a busy machine.
+//! Instruction counts of the hot paths: they do not drift on a busy machine. Valgrind has no AVX-512: kernels are those of
+//! AVX2.
 //!
 //! ```text
 //! cargo install gungraun-runner --version 0.20.0
@@ -19,6 +20,8 @@ use llmdeck::theme::{ColorDepth, Theme};
 use llmdeck::view::{View, draw};
 use llmdeck_agent::telemetry::Recorder;
 use llmdeck_benches::busy_frame;
+use llmdeck_engine::scheduler::{Plan, Priority, Running, SchedulerLimits, Waiting, plan};
+use llmdeck_kernels::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
 use llmdeck_proto::merge::merge_frames;
 use llmdeck_proto::v1::Frame;
 use prost::Message;
@@ -84,8 +87,72 @@ fn draw_the_fleet((model, _): (Model, Frame)) -> Buffer {
     buffer
 }
 
+/// 32 that generate, 64 that wait behind each other's keys.
+fn busy_scheduler() -> (Vec<Running>, Vec<Waiting>) {
+    let running = (0..32).map(|arrival| Running {
+        priority: Priority::Interactive,
+        arrival,
+        seen_tokens: 200 + arrival as usize,
+        pending_tokens: 1,
+        generating: true,
+        held_blocks: 14 * 18,
+    });
+    let waiting = (32..96).map(|arrival| Waiting {
+        priority: Priority::Interactive,
+        arrival,
+        waited_steps: 96 - arrival,
+        served_tokens: arrival * 37 % 500,
+        prompt_tokens: 128,
+        remembered_tokens: 32,
+        prompt_blocks: 12 * 18,
+    });
+    (running.collect(), waiting.collect())
+}
+
+#[library_benchmark(setup = busy_scheduler)]
+fn plan_a_step((running, waiting): (Vec<Running>, Vec<Waiting>)) -> Plan {
+    let limits =
+        SchedulerLimits { max_sequences: 48, max_step_tokens: 256, patience_steps: 2_000, layers: 18 };
+    plan(black_box(&running), black_box(&waiting), 20_000, limits)
+}
+
+/// 256 outputs of 1,024 inputs, and rows to multiply with them, on one thread.
+struct Multiplication {
+    pool: Pool,
+    matrix: Matrix,
+    rows: Rows,
+    out: Vec<f32>,
+}
+
+fn multiplication(format: WeightFormat, count: usize) -> Multiplication {
+    let (outputs, inputs) = (256, 1_024);
+    let pool = Pool::new(1).expect("one thread");
+    let bytes = vec![0x21; format.file_row_bytes(inputs).expect("whole blocks") * outputs];
+    let matrix = Matrix::from_bytes(&pool, format, outputs, inputs, &bytes).expect("enough bytes");
+    let mut rows = Rows::default();
+    rows.reshape(count, inputs);
+    for mut row in rows.each() {
+        row.floats.fill(0.5);
+        row.quantize();
+    }
+    Multiplication { pool, matrix, rows, out: vec![0.0; outputs * count] }
+}
+
+#[library_benchmark]
+#[bench::q8_0_by_1(args = (WeightFormat::Q8_0, 1), setup = multiplication)]
+#[bench::q8_0_by_8(args = (WeightFormat::Q8_0, 8), setup = multiplication)]
+#[bench::q4_k_by_1(args = (WeightFormat::Q4K, 1), setup = multiplication)]
+#[bench::q4_k_by_8(args = (WeightFormat::Q4K, 8), setup = multiplication)]
+#[bench::q6_k_by_8(args = (WeightFormat::Q6K, 8), setup = multiplication)]
+fn multiply(mut of: Multiplication) -> Multiplication {
+    let product = Product { matrix: &of.matrix, column: 0 };
+    matmul(&of.pool, &of.rows, &[product], &mut of.out, of.matrix.rows());
+    of
+}
+
+library_benchmark_group!(name = engine, benchmarks = [plan_a_step, multiply]);
 library_benchmark_group!(
     name = hot_paths,
     benchmarks = [record_an_event, encode_a_frame, merge_two_frames, fold_a_frame, draw_the_fleet]
 );
-main!(library_benchmark_groups = hot_paths);
+main!(library_benchmark_groups = hot_paths, engine);
