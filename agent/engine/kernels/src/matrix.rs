@@ -1,10 +1,19 @@
+use std::cell::RefCell;
+
 use crate::line::{Line, PANEL_ROWS};
 use crate::pool::SendPointer;
-use crate::zeroed::zeroed;
+use crate::zeroed::Zeroed;
 use crate::{Pool, WeightFormat, repack};
 
-/// Panels that one task reads and lays out.
-const PANELS_A_TASK: usize = 32;
+/// What one task reads and lays out, in panels and in bytes; at least one panel.
+const MOST_PANELS_A_TASK: usize = 32;
+const MOST_BYTES_A_TASK: usize = 1 << 20;
+
+thread_local! {
+    /// What a thread reads into, kept from task to task and from matrix to matrix: memory that is taken from the system and
+    /// given back each time costs more than what is read into it.
+    static SOURCE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Weights `[rows, columns]`, kept in their format and laid out in panels of 16 rows.
 pub struct Matrix {
@@ -12,7 +21,7 @@ pub struct Matrix {
     rows: usize,
     columns: usize,
     panel_lines: usize,
-    lines: Vec<Line>,
+    lines: Zeroed<Line>,
 }
 
 impl Matrix {
@@ -32,22 +41,27 @@ impl Matrix {
         let row_bytes = format.file_row_bytes(columns).unwrap_or(0);
         let panel_lines = format.panel_lines(columns);
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut lines = zeroed(panels.saturating_mul(panel_lines))?;
+        let panels_a_task =
+            (MOST_BYTES_A_TASK / (PANEL_ROWS * row_bytes).max(1)).clamp(1, MOST_PANELS_A_TASK);
+        let mut lines = Zeroed::new(panels.saturating_mul(panel_lines))?;
         let mut tasks: Vec<(usize, &mut [Line], Result<(), E>)> = lines
-            .chunks_mut((PANELS_A_TASK * panel_lines).max(1))
+            .chunks_mut((panels_a_task * panel_lines).max(1))
             .enumerate()
-            .map(|(index, lines)| (index * PANELS_A_TASK * PANEL_ROWS, lines, Ok(())))
+            .map(|(index, lines)| (index * panels_a_task * PANEL_ROWS, lines, Ok(())))
             .collect();
         pool.run_each(&mut tasks, |(first_row, lines, outcome)| {
-            let count = (rows - *first_row).min(PANELS_A_TASK * PANEL_ROWS);
-            let mut source = vec![0; count * row_bytes];
-            *outcome = read((*first_row * row_bytes) as u64, &mut source);
-            if outcome.is_ok() {
-                let sources = source.chunks((PANEL_ROWS * row_bytes).max(1));
-                for (source, panel) in sources.zip(lines.chunks_exact_mut(panel_lines)) {
-                    repack::pack(format, columns, source, panel);
+            let count = (rows - *first_row).min(panels_a_task * PANEL_ROWS);
+            SOURCE.with_borrow_mut(|buffer| {
+                buffer.resize(buffer.len().max(count * row_bytes), 0);
+                let source = &mut buffer[..count * row_bytes];
+                *outcome = read((*first_row * row_bytes) as u64, source);
+                if outcome.is_ok() {
+                    let sources = source.chunks((PANEL_ROWS * row_bytes).max(1));
+                    for (source, panel) in sources.zip(lines.chunks_exact_mut(panel_lines)) {
+                        repack::pack(format, columns, source, panel);
+                    }
                 }
-            }
+            });
         });
         tasks.into_iter().try_for_each(|(_, _, outcome)| outcome)?;
         Ok(Self { format, rows, columns, panel_lines, lines })

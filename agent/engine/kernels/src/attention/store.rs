@@ -3,7 +3,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::Pool;
 use crate::pool::SendPointer;
-use crate::zeroed::zeroed;
+use crate::zeroed::Zeroed;
 
 /// Tokens in a block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -18,7 +18,7 @@ const LANES: usize = 16;
 pub struct KeyValueStore {
     kv_heads: usize,
     head_dim: usize,
-    halves: Vec<u16>,
+    halves: Zeroed<u16>,
 }
 
 impl KeyValueStore {
@@ -27,7 +27,7 @@ impl KeyValueStore {
     /// # Errors
     /// When the system has not so much memory.
     pub fn new(blocks: usize, kv_heads: usize, head_dim: usize) -> std::io::Result<Self> {
-        let halves = zeroed(blocks.saturating_mul(block_halves(kv_heads, head_dim)))?;
+        let halves = Zeroed::new(blocks.saturating_mul(block_halves(kv_heads, head_dim)))?;
         Ok(Self { kv_heads, head_dim, halves })
     }
 

@@ -8,7 +8,7 @@ mod plain;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use crate::zeroed::zeroed;
+use crate::zeroed::Zeroed;
 use crate::{Isa, Pool};
 
 /// Each figure is the best of this many tries: what disturbs a try makes it slower, never faster.
@@ -25,8 +25,8 @@ const FIRST_ROUNDS: usize = 1 << 14;
 /// # Errors
 /// When the system has not so much memory.
 pub fn memory_read_bytes_per_s(pool: &Pool, bytes: usize) -> std::io::Result<f64> {
-    let words: Vec<u64> = {
-        let mut words = zeroed::<u64>(bytes.div_ceil(size_of::<u64>()).max(1))?;
+    let words = {
+        let mut words = Zeroed::<u64>::new(bytes.div_ceil(size_of::<u64>()).max(1))?;
         // Zero pages are all one and the same until they are written.
         let piece = words.len().div_ceil(pool.threads() * PIECES_A_THREAD);
         let mut pieces: Vec<&mut [u64]> = words.chunks_mut(piece).collect();
