@@ -7,6 +7,7 @@
 //! ```
 
 #![allow(missing_docs, reason = "the macros make public items")]
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to count")]
 
 use std::hint::black_box;
 use std::time::Duration;

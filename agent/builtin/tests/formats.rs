@@ -77,8 +77,9 @@ fn schema() -> AnswerFormat {
             "verdict": { "enum": ["better", "no worse", "worse", "undecided"] },
             "revision": { "type": "integer", "minimum": 1, "maximum": 99 },
             "figures": { "type": "array", "items": { "type": "number" }, "minItems": 1, "maxItems": 3 },
-            "note": { "type": ["string", "null"], "maxLength": 12 },
+            "note": { "$ref": "#/$defs/note" },
         },
+        "$defs": { "note": { "type": ["string", "null"], "maxLength": 12 } },
         "required": ["verdict", "revision", "figures"],
         "additionalProperties": false,
     }))
@@ -150,6 +151,9 @@ fn a_format_that_is_not_supported_is_named_before_anything_runs() {
     let never =
         refusal(&AnswerFormat::JsonSchema(json!({ "allOf": [{ "type": "string" }, { "type": "number" }] })));
     assert!(never.is_some());
+    let elsewhere =
+        json!({ "type": "object", "properties": { "a": { "$ref": "http://127.0.0.1:1/schema" } } });
+    assert!(refusal(&AnswerFormat::JsonSchema(elsewhere)).is_some(), "nothing is fetched from elsewhere");
     let patterns = |properties: Value| {
         let schema = json!({ "type": "object", "items": [{ "type": "object", "properties": properties }] });
         refusal(&AnswerFormat::JsonSchema(schema))
