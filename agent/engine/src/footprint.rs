@@ -1,5 +1,6 @@
 //! What a model takes in memory, exactly, known from its header before any weight is read.
 
+use std::fmt;
 use std::path::Path;
 
 use llmdeck_kernels::attention::KeyValueStore;
@@ -83,6 +84,22 @@ impl Footprint {
             let fitting = Self::new(self.description.clone(), self.weights_bytes, &options);
             (fitting.context_tokens >= least).then_some((options, fitting))
         })
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(MIB);
+        write!(
+            f,
+            "{} MiB (weights {}, cache {} for {} x {} tokens, scratch {})",
+            mib(self.total_bytes()),
+            mib(self.weights_bytes),
+            mib(self.cache_bytes),
+            self.sequences,
+            self.context_tokens,
+            mib(self.scratch_bytes),
+        )
     }
 }
 

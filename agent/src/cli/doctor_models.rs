@@ -93,15 +93,7 @@ fn estimates(options: &AgentOptions) -> Vec<Finding> {
             Some(Err(error)) => Finding::Wrong(format!("{name}: {error}")),
             Some(Ok(needed)) => {
                 total += needed.total_bytes();
-                Finding::Well(format!(
-                    "{name} would take {} MiB: weights {}, cache {} for {} x {} tokens, scratch {}",
-                    mib(needed.total_bytes()),
-                    mib(needed.weights_bytes),
-                    mib(needed.cache_bytes),
-                    needed.sequences,
-                    needed.context_tokens,
-                    mib(needed.scratch_bytes),
-                ))
+                Finding::Well(format!("{name} would take {needed}"))
             }
         });
     }

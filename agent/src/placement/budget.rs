@@ -154,13 +154,7 @@ impl fmt::Display for Shortage {
         let needed = &self.needed;
         write!(
             f,
-            "needs {} MiB (weights {}, cache {} for {} x {} tokens, scratch {}) and {} MiB are free of {} MiB for models",
-            mib(needed.total_bytes()),
-            mib(needed.weights_bytes),
-            mib(needed.cache_bytes),
-            needed.sequences,
-            needed.context_tokens,
-            mib(needed.scratch_bytes),
+            "needs {needed} and {} MiB are free of {} MiB for models",
             self.available_bytes >> 20,
             self.budget_bytes >> 20,
         )?;

@@ -4,7 +4,7 @@ mod node;
 mod outcome;
 
 pub use node::NodeTables;
-pub use outcome::{LATENCY_TITLES, figures, latency_rows, milliseconds};
+pub use outcome::{LATENCY_TITLES, cost_words, figures, latency_rows, milliseconds};
 
 /// A title and rows of cells.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -42,7 +42,7 @@ pub fn milliseconds(us: f64) -> String {
 }
 
 /// Of a million generated tokens, by the node's own account.
-fn cost_words(cost: &RunCost) -> String {
+pub fn cost_words(cost: &RunCost) -> String {
     let energy = cost.kwh_per_million_tokens().map(|kwh| format!("{kwh:.3} kWh"));
     let money = cost.cost_per_million_tokens().map(|money| format!("{money:.3} {}", cost.currency));
     let parts: Vec<String> = energy.into_iter().chain(money).collect();

@@ -3,6 +3,7 @@ use std::fmt::Write;
 use llmdeck_load::bench::{Comparison, Latency, Outcome};
 
 use super::chart::{escape, over_time, percentiles};
+use crate::report::cost_words;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:48rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:right}td:first-child,th:first-child{text-align:left}\
@@ -60,6 +61,9 @@ fn section(page: &mut String, outcome: &Outcome) {
         outcome.goodput_per_s.value,
         outcome.output_tokens_per_s.value
     );
+    if let Some(cost) = &outcome.cost {
+        let _ = write!(page, "<p>Cost: {}.</p>", escape(&cost_words(cost)));
+    }
     page.push_str("<table><tr><th>ms</th><th>p50</th><th>p90</th><th>p95</th><th>p99</th><th>p99.9</th><th>max</th></tr>");
     for latency in Latency::ALL {
         let Some(of) = outcome.latencies.get(&latency) else { continue };
