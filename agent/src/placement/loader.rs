@@ -61,6 +61,9 @@ pub enum LoadError {
     /// Another failure of the system.
     #[error("the model's engine could not start: {0}")]
     System(#[from] std::io::Error),
+    /// The request could not wait so long.
+    #[error("it is being loaded again, which takes longer than the request may wait; try again in a moment")]
+    TooLong,
     /// A bug.
     #[error("a task of the agent panicked; its log has more")]
     Panicked,
@@ -250,24 +253,39 @@ impl Loader {
         Ok(Arc::new(LiveRevision::new(spec, loaded)))
     }
 
-    /// The engine of a revision, loaded again where it was unloaded; waits for memory until `until`.
+    /// The engine of a revision, loaded again where it was unloaded. The load goes on though nobody waits any more: who
+    /// gave up asks again, and would otherwise begin it anew each time.
     ///
     /// # Errors
-    /// When it cannot be loaded, or does not fit by then.
+    /// When it cannot be loaded, or neither fits nor is loaded by `until`.
     pub async fn awake(
-        &self,
+        self: &Arc<Self>,
         deployment: &Deployment,
-        live: &LiveRevision,
+        live: &Arc<LiveRevision>,
         until: Instant,
     ) -> Result<Arc<Loaded>, LoadError> {
         if let Some(loaded) = live.loaded() {
             return Ok(loaded);
         }
+        let (loader, name, live) = (Arc::clone(self), deployment.name().to_owned(), Arc::clone(live));
+        let loading = tokio::spawn(async move { loader.load_again(&name, &live, until).await });
+        match tokio::time::timeout_at(until.into(), loading).await {
+            Ok(loaded) => loaded.map_err(|_| LoadError::Panicked)?,
+            Err(_) => Err(LoadError::TooLong),
+        }
+    }
+
+    async fn load_again(
+        &self,
+        name: &str,
+        live: &LiveRevision,
+        until: Instant,
+    ) -> Result<Arc<Loaded>, LoadError> {
         let _waking = live.waking().await;
         if let Some(loaded) = live.loaded() {
             return Ok(loaded);
         }
-        let (name, spec) = (deployment.name(), live.spec());
+        let spec = live.spec();
         let began = Instant::now();
         let needed = self.footprint(name, Path::new(&spec.path)).await?;
         let reservation = self.reserve(name, spec.number, &spec.model, &needed, until).await?;

@@ -110,7 +110,7 @@ impl Deployment {
             return Err(AdmissionError::Unavailable { deployment, reason: self.why_unavailable() });
         };
         let revision = InFlight::new(revision);
-        match self.loader.awake(self, &revision, deadline).await {
+        match self.loader.awake(self, revision.revision(), deadline).await {
             Ok(engine) => Ok(Admitted { _place: place, revision, engine, arrived, deadline }),
             Err(error) => Err(AdmissionError::Unavailable { deployment, reason: error.to_string() }),
         }

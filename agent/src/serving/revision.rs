@@ -140,6 +140,11 @@ impl InFlight {
         revision.in_flight.fetch_add(1, Ordering::SeqCst);
         Self { revision }
     }
+
+    /// What it holds.
+    pub fn revision(&self) -> &Arc<LiveRevision> {
+        &self.revision
+    }
 }
 
 impl std::ops::Deref for InFlight {
