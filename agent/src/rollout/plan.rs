@@ -26,9 +26,10 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     if let Some(room) = facts.room {
         effects.extend(room.effects());
         let needed = &room.needed;
+        // Two lines: the first must be whole on the narrowest screen.
+        effects.push(format!("loads {model} beside {name}@{from}: {}", size(needed.total_bytes())));
         effects.push(format!(
-            "loads {model} beside {name}@{from}: {} (weights {}, cache {}, scratch {})",
-            size(needed.total_bytes()),
+            "that is weights {}, cache {}, scratch {}",
             size(needed.weights_bytes),
             size(needed.cache_bytes),
             size(needed.scratch_bytes),
