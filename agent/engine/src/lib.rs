@@ -32,4 +32,5 @@ pub mod train;
 mod weights;
 
 pub use error::EngineError;
+pub use llmdeck_kernels::allocator::give_memory_back;
 pub use llmdeck_kernels::{Isa, Pool};

@@ -7,6 +7,7 @@
 //! This crate is the only one with `unsafe`. Every kernel that uses vector instructions has a plain twin, in safe Rust,
 //! that gives the same bits; properties compare the two.
 
+pub mod allocator;
 pub mod attention;
 pub mod elementwise;
 mod exp;
