@@ -239,8 +239,12 @@ fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, Roll
             Suite::parse(&path, &text).map(Arc::new)
         });
         let drain = Duration::from_secs(config.drain_s);
-        let settings =
-            RolloutSettings { suite: suite.transpose()?, golden_floor: config.golden_floor, drain };
+        let settings = RolloutSettings {
+            suite: suite.transpose()?,
+            golden_floor: config.golden_floor,
+            drain,
+            rollout: config.rollout.clone(),
+        };
         Ok((config.name.clone(), settings))
     };
     config.deployments.iter().map(one).collect()

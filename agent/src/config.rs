@@ -9,6 +9,7 @@ use llmdeck_engine::engine::EngineOptions;
 use serde::Deserialize;
 
 use crate::placement::{LoadSettings, free_bytes};
+use crate::rollout::RolloutConfig;
 use crate::telemetry::Prices;
 
 const LONGEST_NAME: usize = 64;
@@ -118,6 +119,9 @@ pub struct DeploymentConfig {
     /// Seconds that a rollout waits for the old revision's requests before it counts as done.
     #[serde(default = "defaults::drain_s")]
     pub drain_s: u64,
+    /// How a new revision comes to serve where a deploy does not say.
+    #[serde(default)]
+    pub rollout: RolloutConfig,
 }
 
 mod defaults {
@@ -288,6 +292,9 @@ impl DeploymentConfig {
                 "deployment {name}: objective_ttft_p99_ms must be above 0 and below an hour"
             ));
         }
+        if let Some(problem) = self.rollout.problem() {
+            return Err(format!("deployment {name}: rollout.{problem}"));
+        }
         for (field, value, most) in [
             ("max_concurrent", self.max_concurrent as u64, 4_096),
             ("deadline_s", self.deadline_s, 86_400),
@@ -341,6 +348,10 @@ mod tests {
         assert!(text.contains("\"a b\""), "{text}");
         let text = refusal("[[deployment]]\nname = \"a\"\nmodel = \"b\"\ngolden_floor = 2.0\n");
         assert!(text.contains("golden_floor"), "{text}");
+        let text = refusal(
+            "[[deployment]]\nname = \"a\"\nmodel = \"b\"\nrollout = { judge = { ttft_p96 = 0.1 } }\n",
+        );
+        assert!(text.contains("ttft_p96") && text.contains("ttft_p95"), "{text}");
         let text = refusal("cores = [0, 0]\n[[deployment]]\nname = \"a\"\nmodel = \"b\"\n");
         assert!(text.contains("each named once"), "{text}");
         assert!(refusal("").contains("[[deployment]]"));

@@ -9,12 +9,12 @@ use llmdeck_proto::v1::registry_client::RegistryClient;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ActionContext, Artifact, BenchNodeRequest, BenchRequest, CancelJobRequest,
     ChangeResponse, DeployRequest, EvaluateRequest, GetJobRequest, GetRolloutRequest, JobReport, JobSummary,
-    ListArtifactsRequest, ListJobsRequest, RollbackRequest, Rollout,
+    ListArtifactsRequest, ListJobsRequest, RollbackRequest, Rollout, RolloutRequest,
 };
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::app::{Action, Answer, Intent};
+use crate::app::{Action, Answer, Intent, RolloutChoice};
 use crate::link::LinkError;
 
 /// An agent that does not answer an action for so long is as good as gone.
@@ -30,6 +30,10 @@ pub async fn answer(channel: Channel, intent: Intent) -> Option<Answer> {
             Some(Answer::Models { serial, tags })
         }
         Intent::ListJobs { node } => Some(Answer::Jobs { node, jobs: jobs(channel).await }),
+        Intent::GetRollout { key } => {
+            let rollout = rollout(channel, &key.name, "").await.map(|rollout| rollout.map(Box::new));
+            Some(Answer::Rollout { key, rollout })
+        }
         Intent::GetJob { key } => {
             let report = job(channel, &key.id).await.map(Box::new);
             Some(Answer::Job { key, report })
@@ -58,14 +62,26 @@ pub async fn act(
     let context = Some(context);
     let mut control = ControlClient::new(channel.clone());
     let answer = match action {
-        Action::Deploy { deployment, model, force } => {
-            control.deploy(patient(DeployRequest { deployment, context, model, force })).await?
+        Action::Deploy { deployment, model, force, how } => {
+            let RolloutChoice { strategy, steps, auto_promote } = how;
+            let strategy = strategy.into();
+            let request = DeployRequest { deployment, context, model, force, strategy, steps, auto_promote };
+            control.deploy(patient(request)).await?
         }
         Action::Rollback { deployment, to_revision } => {
             control.rollback(patient(RollbackRequest { deployment, context, to_revision })).await?
         }
         Action::Abort { deployment } => {
             control.abort_rollout(patient(AbortRolloutRequest { deployment, context })).await?
+        }
+        Action::Pause { deployment } => {
+            control.pause_rollout(patient(RolloutRequest { deployment, context })).await?
+        }
+        Action::Resume { deployment } => {
+            control.resume_rollout(patient(RolloutRequest { deployment, context })).await?
+        }
+        Action::Promote { deployment } => {
+            control.promote_rollout(patient(RolloutRequest { deployment, context })).await?
         }
         Action::Evaluate { deployment } => return Ok(begun(evaluate(channel, deployment).await?)),
         Action::Bench { deployment } => {

@@ -95,6 +95,7 @@ fn merge_quality(newer: &mut Quality, older: &Quality) {
     newer.empty_responses += older.empty_responses;
     newer.truncated_responses += older.truncated_responses;
     newer.repetitive_responses += older.repetitive_responses;
+    newer.refused_responses += older.refused_responses;
     newer.json_asked += older.json_asked;
     newer.json_valid += older.json_valid;
 }

@@ -179,6 +179,9 @@ pub async fn change(channel: &Channel, action: Action, reason: &str) -> Result<R
         Action::Deploy { deployment, .. }
         | Action::Rollback { deployment, .. }
         | Action::Abort { deployment }
+        | Action::Pause { deployment }
+        | Action::Resume { deployment }
+        | Action::Promote { deployment }
         | Action::Evaluate { deployment }
         | Action::Bench { deployment } => deployment.clone(),
         Action::BenchNode | Action::CancelJob { .. } => panic!("{action:?} has no rollout"),

@@ -17,6 +17,12 @@ pub struct Response {
 }
 
 impl Response {
+    /// A header's value, in lower case; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        let line = self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.unwrap_or_default()
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
@@ -36,9 +42,14 @@ pub fn raw(agent: &AgentProcess, bytes: &[u8]) -> String {
 
 /// One well-formed request.
 pub fn send(agent: &AgentProcess, method: &str, path: &str, body: &str) -> Response {
+    send_with(agent, method, path, "", body)
+}
+
+/// The same with more header lines, each ended.
+pub fn send_with(agent: &AgentProcess, method: &str, path: &str, more: &str, body: &str) -> Response {
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: llmdeck\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: llmdeck\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n{more}\r\n{body}"
     );
     let answer = raw(agent, request.as_bytes());
     let (head, body) =

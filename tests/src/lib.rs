@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
-pub use http::{Response, raw, send};
+pub use http::{Response, raw, send, send_with};
 pub use pty::Console;
 
 /// Longest that a test waits for a fact.

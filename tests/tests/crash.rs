@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmdeck::app::Action;
+use llmdeck::app::{Action, RolloutChoice};
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::State;
 use llmdeck_tests::{AgentProcess, change, context, wait_for};
@@ -42,7 +42,12 @@ async fn fifty_kills_in_the_middle_of_a_change_never_break_a_promise() {
             Action::Rollback { deployment: "assistant".into(), to_revision: 0 }
         } else {
             let model = if round % 2 == 0 { "assistant-worse" } else { "assistant" };
-            Action::Deploy { deployment: "assistant".into(), model: model.into(), force: false }
+            Action::Deploy {
+                deployment: "assistant".into(),
+                model: model.into(),
+                force: false,
+                how: RolloutChoice::default(),
+            }
         };
         let task = tokio::spawn(async move { change(&channel, action, "crash").await });
         tokio::time::sleep(Duration::from_micros(rng.random_range(0..120_000))).await;
@@ -71,8 +76,12 @@ async fn fifty_kills_in_the_middle_of_a_change_never_break_a_promise() {
     assert!(kept > 0, "no change was ever quick enough; the test has lost its meaning");
     // And it still can be changed.
     let channel = agent.channel();
-    let deploy =
-        Action::Deploy { deployment: "assistant".into(), model: "assistant-untaught".into(), force: false };
+    let deploy = Action::Deploy {
+        deployment: "assistant".into(),
+        model: "assistant-untaught".into(),
+        force: false,
+        how: RolloutChoice::default(),
+    };
     let rollout = change(&channel, deploy, "after all").await.unwrap();
     assert_eq!(rollout.state(), State::Done, "{}", rollout.detail);
 }
@@ -83,8 +92,12 @@ async fn what_a_client_has_seen_of_a_new_revision_survives_a_kill() {
     agent.ready().await;
     for expected in ["assistant@2", "assistant@3", "assistant@4"] {
         let channel = agent.channel();
-        let deploy =
-            Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: false };
+        let deploy = Action::Deploy {
+            deployment: "assistant".into(),
+            model: "assistant-worse".into(),
+            force: false,
+            how: RolloutChoice::default(),
+        };
         request::act(channel, deploy, context("")).await.unwrap();
         let client = agent.client("assistant");
         wait_for("an answer of the new revision", async || {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use llmdeck::app::Action;
+use llmdeck::app::{Action, RolloutChoice};
 use llmdeck::link::LinkError;
 use llmdeck_proto::v1::revision::State;
 use llmdeck_proto::v1::telemetry_client::TelemetryClient;
@@ -78,8 +78,12 @@ async fn a_candidate_that_does_not_fit_is_refused_with_the_numbers() {
     let config = format!("{ROOM_FOR_ONE}{}", deployment("assistant", "assistant", ""));
     let agent = AgentProcess::start(&config);
     agent.ready().await;
-    let deploy =
-        Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: false };
+    let deploy = Action::Deploy {
+        deployment: "assistant".into(),
+        model: "assistant-worse".into(),
+        force: false,
+        how: RolloutChoice::default(),
+    };
     let refused = change(&agent.channel(), deploy, "").await.unwrap_err();
     let LinkError::Refused(words) = &refused else { panic!("{refused:?}") };
     assert!(words.contains("assistant@1 holds") && words.contains("weights"), "{words}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llmdeck::app::Action;
+use llmdeck::app::{Action, RolloutChoice};
 use llmdeck::link::LinkError;
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::State;
@@ -10,7 +10,12 @@ use llmdeck_proto::v1::{ActionContext, RollbackRequest, Rollout};
 use llmdeck_tests::{ASSISTANT, AgentProcess, change, context, traffic, wait_for};
 
 fn deploy(model: &str) -> Action {
-    Action::Deploy { deployment: "assistant".into(), model: model.into(), force: false }
+    Action::Deploy {
+        deployment: "assistant".into(),
+        model: model.into(),
+        force: false,
+        how: RolloutChoice::default(),
+    }
 }
 
 fn rollback() -> Action {
@@ -60,8 +65,12 @@ async fn a_candidate_below_the_floor_is_refused_unless_forced() {
     assert_eq!(refused.state(), State::Failed);
     assert!(refused.detail.contains("below the floor of 0.80"), "{}", refused.detail);
     assert_eq!(agent.ready().await, "assistant@1");
-    let forced =
-        Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: true };
+    let forced = Action::Deploy {
+        deployment: "assistant".into(),
+        model: "assistant-worse".into(),
+        force: true,
+        how: RolloutChoice::default(),
+    };
     done(&change(&channel, forced, "").await.unwrap());
     assert_eq!(agent.ready().await, "assistant@3");
 }

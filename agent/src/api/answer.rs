@@ -10,16 +10,18 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use llmdeck_engine::constraint::Constraint;
 use llmdeck_engine::generation::{FinishReason, GeneratedToken, GenerationRequest};
+use llmdeck_engine::model::Model;
 use llmdeck_engine::scheduler::Priority;
 use serde_json::{Value, json};
 
 use super::answer_format::AskedFormat;
 use super::error::ApiError;
 use super::parameters::Checked;
-use crate::serving::{Admitted, Deployment, Generation, GenerationStep};
+use crate::serving::{Admitted, Arm, Deployment, Generation, GenerationStep, NotStarted, Observation};
 use crate::time::unix_ms;
 
-const REVISION_HEADER: HeaderName = HeaderName::from_static("x-llmdeck-revision");
+/// Which revision answers; in a request, which one is to.
+pub(super) const REVISION_HEADER: HeaderName = HeaderName::from_static("x-llmdeck-revision");
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How an endpoint words its answers.
@@ -43,11 +45,17 @@ pub(super) trait Wording: Send + 'static {
     fn ending(&mut self, text: &str, reason: FinishReason) -> Value;
 }
 
+/// What a model is asked, before it is in that model's tokens.
+pub(super) trait Prompt: Send + Sync + 'static {
+    /// In the tokens of a model.
+    fn tokens(&self, model: &Model) -> Result<Vec<u32>, ApiError>;
+}
+
 /// What is to be answered.
-pub(super) struct Asked {
+pub(super) struct Asked<P> {
     pub(super) deployment: Arc<Deployment>,
     pub(super) admitted: Admitted,
-    pub(super) prompt: Vec<u32>,
+    pub(super) prompt: P,
     pub(super) checked: Checked,
     pub(super) stream: bool,
 }
@@ -70,19 +78,22 @@ impl Envelope {
 }
 
 /// Runs the request.
-pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Response, ApiError> {
+pub(super) async fn answer<P: Prompt, W: Wording>(asked: Asked<P>, wording: W) -> Result<Response, ApiError> {
     let Asked { deployment, admitted, prompt, checked, stream } = asked;
-    let json_asked = checked.format.as_ref().is_some_and(AskedFormat::is_json);
-    let constraint = match checked.format {
-        Some(asked) => Some(constraint(&admitted, asked).await?),
-        None => None,
-    };
-    let spec = admitted.revision.spec();
-    let revision = format!("{}@{}", deployment.name(), spec.number);
+    let include_usage = checked.include_usage;
+    let id = format!("{}{:016x}", W::ID_PREFIX, rand::random::<u64>());
+    let attempt = Arc::new(Attempt::<P> { deployment, prompt, checked, id, prompt_field: W::PROMPT_FIELD });
+    if let Some(copy) = attempt.deployment.shadow_of(&admitted) {
+        // It has its request's deadline, and there are few at once.
+        tokio::spawn(Arc::clone(&attempt).shadow(copy));
+    }
+    let generation = attempt.begin(admitted).await?;
+    let spec = generation.revision().spec();
+    let revision = format!("{}@{}", attempt.deployment.name(), spec.number);
     let envelope = Envelope {
-        id: format!("{}{:016x}", W::ID_PREFIX, rand::random::<u64>()),
+        id: attempt.id.clone(),
         created: unix_ms() / 1_000,
-        model: deployment.name().to_owned(),
+        model: attempt.deployment.name().to_owned(),
         fingerprint: format!("{revision}-{}", spec.digest.get(..12).unwrap_or(&spec.digest)),
     };
     let mut headers = HeaderMap::new();
@@ -91,34 +102,96 @@ pub(super) async fn answer<W: Wording>(asked: Asked, wording: W) -> Result<Respo
             headers.insert(name, value);
         }
     }
-    let request = GenerationRequest {
-        prompt,
-        max_tokens: checked.max_tokens.unwrap_or(deployment.limits().default_max_tokens),
-        sampling: checked.sampling,
-        stops: checked.stops,
-        priority: Priority::Interactive,
-        fairness_key: checked.fairness_key,
-        constraint,
-        ignore_end: checked.ignore_end,
-    };
-    let generation = Generation::start(deployment, admitted, envelope.id.clone(), request, json_asked)
-        .map_err(|error| ApiError::of_engine(&error, W::PROMPT_FIELD))?;
     if stream {
-        let parts = Parts {
-            generation,
-            envelope,
-            wording,
-            include_usage: checked.include_usage,
-            next: Next::Opening,
-        };
+        let parts = Parts { generation, envelope, wording, include_usage, next: Next::Opening };
         return Ok((headers, Sse::new(stream::unfold(parts, Parts::next))).into_response());
     }
     Ok((headers, Json(whole(generation, &envelope, wording).await?)).into_response())
 }
 
+/// A request that any revision of its deployment may be asked to answer.
+struct Attempt<P> {
+    deployment: Arc<Deployment>,
+    prompt: P,
+    checked: Checked,
+    id: String,
+    prompt_field: &'static str,
+}
+
+impl<P: Prompt> Attempt<P> {
+    /// Begins on the revision that it was admitted to. What a candidate fails before it says anything, the stable revision
+    /// takes over: nobody is to suffer from a trial.
+    async fn begin(&self, mut admitted: Admitted) -> Result<Generation, ApiError> {
+        let mut refused_by = None;
+        loop {
+            let request = match self.request(&admitted).await {
+                Ok(request) => request,
+                Err(error) => match admitted.on_trial() {
+                    Some(trial) => {
+                        refused_by = Some(Arc::clone(trial));
+                        admitted = self.deployment.rescue(admitted.rescue()).await?;
+                        continue;
+                    }
+                    None => return Err(error),
+                },
+            };
+            // Not the request's fault, then: another revision takes it.
+            if let Some(trial) = refused_by.take() {
+                trial.observe(Observation::refused(Arm::Candidate));
+            }
+            let rescue = match self.start(admitted, request) {
+                Ok(mut generation) => {
+                    let rescuable = generation.is_rescuable();
+                    if !rescuable || !matches!(generation.peek().await, Some(GenerationStep::Failed(_))) {
+                        return Ok(generation);
+                    }
+                    generation.rescue()
+                }
+                Err(not_started) => match not_started.rescue {
+                    Some(rescue) => rescue,
+                    None => return Err(ApiError::of_engine(&not_started.error, self.prompt_field)),
+                },
+            };
+            admitted = self.deployment.rescue(rescue).await?;
+        }
+    }
+
+    fn start(&self, admitted: Admitted, request: GenerationRequest) -> Result<Generation, Box<NotStarted>> {
+        let json_asked = self.checked.format.as_ref().is_some_and(AskedFormat::is_json);
+        Generation::start(Arc::clone(&self.deployment), admitted, self.id.clone(), request, json_asked)
+    }
+
+    /// A copy, whose answer is measured and scored and goes nowhere.
+    async fn shadow(self: Arc<Self>, admitted: Admitted) {
+        let Ok(request) = self.request(&admitted).await else { return };
+        let request = GenerationRequest { priority: Priority::Background, ..request };
+        if let Ok(mut generation) = self.start(admitted, request) {
+            while generation.next().await.is_some() {}
+        }
+    }
+
+    async fn request(&self, admitted: &Admitted) -> Result<GenerationRequest, ApiError> {
+        let checked = &self.checked;
+        let constraint = match &checked.format {
+            Some(asked) => Some(constraint(admitted, asked).await?),
+            None => None,
+        };
+        Ok(GenerationRequest {
+            prompt: self.prompt.tokens(admitted.engine.model())?,
+            max_tokens: checked.max_tokens.unwrap_or(self.deployment.limits().default_max_tokens),
+            sampling: checked.sampling.clone(),
+            stops: checked.stops.clone(),
+            priority: Priority::Interactive,
+            fairness_key: checked.fairness_key(),
+            constraint,
+            ignore_end: checked.ignore_end,
+        })
+    }
+}
+
 /// Large schemas take a while, and the first of a model longest: not on a thread that serves others.
-async fn constraint(admitted: &Admitted, asked: AskedFormat) -> Result<Constraint, ApiError> {
-    let AskedFormat { field, format } = asked;
+async fn constraint(admitted: &Admitted, asked: &AskedFormat) -> Result<Constraint, ApiError> {
+    let AskedFormat { field, format } = asked.clone();
     let model = Arc::clone(admitted.engine.model());
     let made = tokio::task::spawn_blocking(move || model.constraint(&format)).await;
     made.map_err(|_| ApiError::failed("the format met a bug of the agent; its log has the panic"))?

@@ -4,17 +4,20 @@ use std::time::Instant;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use llmdeck_engine::chat_template::Message;
 use llmdeck_engine::generation::{FinishReason, GeneratedToken};
+use llmdeck_engine::model::Model;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::answer::{Asked, Wording, answer};
+use super::answer::{Asked, Prompt, Wording, answer};
 use super::error::ApiError;
 use super::parameters::{Parameters, at_least_one, parse};
+use super::preference::preference;
 
 const MOST_MESSAGES: usize = 1_024;
 const MOST_TOP_LOGPROBS: i64 = 20;
@@ -63,6 +66,7 @@ struct Part {
 /// `POST /v1/chat/completions`
 pub(super) async fn chat_completions(
     State(api): State<Arc<Api>>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
@@ -80,19 +84,22 @@ pub(super) async fn chat_completions(
         return Err(ApiError::field("tools", "are not supported"));
     }
     let messages = messages(request.messages)?;
-    let admitted = deployment.admit(arrived).await?;
-    let model = admitted.engine.model();
-    let template = model
-        .chat_template
-        .as_ref()
-        .ok_or_else(|| ApiError::field("messages", "this model has no chat template; use /v1/completions"))?;
-    let prompt = template
-        .render(&messages)
-        .and_then(|text| model.tokenizer.encode(&text))
-        .map_err(|error| ApiError::of_engine(&error, ChatWording::PROMPT_FIELD))?;
+    let admitted = deployment.admit(arrived, &preference(&headers, &checked)?).await?;
     let named = checked.sampling.top_logprobs.is_some();
-    let asked = Asked { deployment, admitted, prompt, checked, stream };
+    let asked = Asked { deployment, admitted, prompt: ChatPrompt(messages), checked, stream };
     answer(asked, ChatWording { named }).await
+}
+
+struct ChatPrompt(Vec<Message>);
+
+impl Prompt for ChatPrompt {
+    fn tokens(&self, model: &Model) -> Result<Vec<u32>, ApiError> {
+        let template = model.chat_template.as_ref().ok_or_else(|| {
+            ApiError::field("messages", "this model has no chat template; use /v1/completions")
+        })?;
+        let encoded = template.render(&self.0).and_then(|text| model.tokenizer.encode(&text));
+        encoded.map_err(|error| ApiError::of_engine(&error, ChatWording::PROMPT_FIELD))
+    }
 }
 
 fn top_logprobs(request: &ChatRequest) -> Result<Option<usize>, ApiError> {

@@ -4,6 +4,7 @@ use std::time::Instant;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use llmdeck_engine::generation::{FinishReason, GeneratedToken};
 use llmdeck_engine::model::Model;
@@ -11,9 +12,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Api;
-use super::answer::{Asked, Wording, answer};
+use super::answer::{Asked, Prompt, Wording, answer};
 use super::error::ApiError;
 use super::parameters::{Parameters, parse};
+use super::preference::preference;
 
 const MOST_LOGPROBS: i64 = 5;
 /// OpenAI's default of the legacy endpoint.
@@ -21,7 +23,7 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 
 #[derive(Deserialize)]
 struct CompletionRequest {
-    prompt: Prompt,
+    prompt: RequestPrompt,
     #[serde(default)]
     logprobs: Option<i64>,
     #[serde(default)]
@@ -34,7 +36,7 @@ struct CompletionRequest {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "must be a string, a list with one string, or a list of token ids")]
-enum Prompt {
+enum RequestPrompt {
     Text(String),
     Texts(Vec<String>),
     Tokens(Vec<u32>),
@@ -43,6 +45,7 @@ enum Prompt {
 /// `POST /v1/completions`
 pub(super) async fn completions(
     State(api): State<Arc<Api>>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
@@ -72,36 +75,35 @@ pub(super) async fn completions(
     if request.best_of.is_some_and(|best_of| best_of != 1) {
         return Err(ApiError::field("best_of", "must be 1"));
     }
-    let admitted = deployment.admit(arrived).await?;
-    let prompt = tokens(request.prompt, admitted.engine.model())?;
-    let asked = Asked { deployment, admitted, prompt, checked, stream };
+    let admitted = deployment.admit(arrived, &preference(&headers, &checked)?).await?;
+    let asked = Asked { deployment, admitted, prompt: request.prompt, checked, stream };
     answer(asked, CompletionWording { named, offset: 0 }).await
 }
 
-fn tokens(prompt: Prompt, model: &Model) -> Result<Vec<u32>, ApiError> {
-    let text = match prompt {
-        Prompt::Text(text) => text,
-        Prompt::Texts(texts) => match <[String; 1]>::try_from(texts) {
-            Ok([text]) => text,
-            Err(texts) => {
-                let message = format!("has {} prompts; send one request for each", texts.len());
-                return Err(ApiError::field("prompt", message));
-            }
-        },
-        Prompt::Tokens(tokens) => {
-            let size = model.decoder.description().vocabulary;
-            return match tokens.iter().find(|token| **token as usize >= size) {
-                Some(token) => {
-                    Err(ApiError::field("prompt", format!("{token} is not a token; there are {size}")))
+impl Prompt for RequestPrompt {
+    fn tokens(&self, model: &Model) -> Result<Vec<u32>, ApiError> {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::Texts(texts) => match &texts[..] {
+                [text] => text,
+                texts => {
+                    let message = format!("has {} prompts; send one request for each", texts.len());
+                    return Err(ApiError::field("prompt", message));
                 }
-                None => Ok(tokens),
-            };
-        }
-    };
-    model
-        .tokenizer
-        .encode(&text)
-        .map_err(|error| ApiError::of_engine(&error, CompletionWording::PROMPT_FIELD))
+            },
+            Self::Tokens(tokens) => {
+                let size = model.decoder.description().vocabulary;
+                return match tokens.iter().find(|token| **token as usize >= size) {
+                    Some(token) => {
+                        Err(ApiError::field("prompt", format!("{token} is not a token; there are {size}")))
+                    }
+                    None => Ok(tokens.clone()),
+                };
+            }
+        };
+        let encoded = model.tokenizer.encode(text);
+        encoded.map_err(|error| ApiError::of_engine(&error, CompletionWording::PROMPT_FIELD))
+    }
 }
 
 struct CompletionWording {

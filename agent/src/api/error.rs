@@ -91,6 +91,10 @@ impl From<AdmissionError> for ApiError {
                 retry_after_s: Some(RETRY_AFTER_S),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
             },
+            AdmissionError::NoSuchRevision { .. } => Self {
+                code: Some("revision_not_found"),
+                ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
+            },
             AdmissionError::Deadline { .. } => Self {
                 code: Some("deadline_exceeded"),
                 ..Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)

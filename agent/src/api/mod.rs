@@ -9,6 +9,7 @@ mod health;
 mod metrics;
 mod models;
 mod parameters;
+mod preference;
 
 use std::sync::Arc;
 

@@ -92,7 +92,7 @@ enum Stop {
 #[derive(Debug)]
 pub(super) struct Checked {
     /// Whose request it is.
-    pub(super) fairness_key: u64,
+    pub(super) user: Option<String>,
     /// Whether the answer goes on to its length.
     pub(super) ignore_end: bool,
     pub(super) sampling: SamplingOptions,
@@ -129,9 +129,8 @@ impl Parameters {
             logit_bias: biases(self.logit_bias.unwrap_or_default())?,
             top_logprobs: None,
         };
-        let user = self.safety_identifier.or(self.user);
         Ok(Checked {
-            fairness_key: user.map_or(0, fairness_key),
+            user: self.safety_identifier.or(self.user),
             ignore_end: self.ignore_eos.unwrap_or(false),
             sampling,
             format: asked_format(self.response_format, self.structured_outputs)?,
@@ -142,11 +141,14 @@ impl Parameters {
     }
 }
 
-/// Requests of one end user count together.
-fn fairness_key(user: String) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    user.hash(&mut hasher);
-    hasher.finish()
+impl Checked {
+    /// Requests of one end user count together.
+    pub(super) fn fairness_key(&self) -> u64 {
+        let Some(user) = &self.user else { return 0 };
+        let mut hasher = DefaultHasher::new();
+        user.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// A count of tokens.

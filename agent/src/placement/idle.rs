@@ -10,8 +10,10 @@ use crate::telemetry::events::Events;
 /// loads it again.
 pub async fn unload_when_idle(deployment: Arc<Deployment>, after: Duration, events: Arc<Events>) {
     loop {
-        let idle_for =
-            deployment.stable().filter(|live| live.loaded().is_some()).and_then(|live| live.idle_for());
+        let idle_for = deployment
+            .stable()
+            .filter(|live| live.loaded().is_some() && deployment.candidate().is_none())
+            .and_then(|live| live.idle_for());
         match idle_for {
             Some(idle_for) if idle_for >= after => {
                 if let Some(live) = deployment.stable()

@@ -5,6 +5,22 @@ const REPEATED_WORDS: usize = 4;
 /// How often it must be said in a row.
 const REPEATED_TIMES: usize = 3;
 
+/// How refusals begin in English, in lower case, with plain apostrophes.
+const REFUSALS: [&str; 12] = [
+    "i can't assist",
+    "i can't help",
+    "i can't provide",
+    "i cannot assist",
+    "i cannot help",
+    "i cannot provide",
+    "i'm sorry, but i can",
+    "i'm unable to",
+    "i am unable to",
+    "i won't be able to",
+    "sorry, but i can",
+    "sorry, i can",
+];
+
 /// A finished answer.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerText<'a> {
@@ -31,6 +47,7 @@ pub fn judge(answer: AnswerText<'_>) -> AnswerQuality {
         empty: answer.text.trim().is_empty(),
         truncated: answer.truncated,
         repetitive: is_repetitive(answer.text),
+        refused: is_refusal(answer.text),
         json: answer.json_asked.then(|| serde_json::from_str::<serde::de::IgnoredAny>(answer.text).is_ok()),
     }
 }
@@ -44,9 +61,28 @@ fn is_repetitive(text: &str) -> bool {
     })
 }
 
+fn is_refusal(text: &str) -> bool {
+    let beginning: String = text
+        .trim_start()
+        .chars()
+        .take(32)
+        .map(|letter| if letter == '\u{2019}' { '\'' } else { letter })
+        .collect();
+    let beginning = beginning.to_lowercase();
+    REFUSALS.iter().any(|refusal| beginning.starts_with(refusal))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{AnswerText, is_repetitive, judge};
+    use super::{AnswerText, is_refusal, is_repetitive, judge};
+
+    #[test]
+    fn a_refusal_is_known_by_its_beginning() {
+        assert!(is_refusal("I\u{2019}m sorry, but I can\u{2019}t help with that."));
+        assert!(is_refusal("  I cannot assist with this request."));
+        assert!(!is_refusal("I can do that. I cannot assist is how a refusal begins."));
+        assert!(!is_refusal(""));
+    }
 
     #[test]
     fn four_words_thrice_in_a_row_are_repetition() {

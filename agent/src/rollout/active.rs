@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use llmdeck_proto::v1::Rollout;
-use tokio_util::sync::CancellationToken;
+use llmdeck_proto::v1::{Assessment, Rollout};
+use tokio::sync::mpsc;
 
+use super::machine::Happening;
 use super::refusal::Refused;
 use crate::time::unix_ms;
 
@@ -22,21 +23,17 @@ struct ClaimRecord {
     reason: String,
     to_revision: u32,
     since_unix_ms: i64,
-    abort: Abort,
+    steering: mpsc::Sender<Happening>,
 }
 
-/// Ends a rollout before its swap.
-#[derive(Clone, Default)]
-pub(super) struct Abort {
-    token: CancellationToken,
-    operator: Arc<Mutex<String>>,
-}
+/// What operators may ask of a rollout under way at once; more is refused.
+const MOST_ASKED: usize = 16;
 
 /// The right to change a deployment, given back when dropped.
 pub(super) struct Claim {
     active: Arc<Active>,
     deployment: String,
-    pub(super) abort: Abort,
+    steering: mpsc::Receiver<Happening>,
 }
 
 impl Active {
@@ -58,25 +55,30 @@ impl Active {
                 reason: if other.reason.is_empty() { "no reason given".into() } else { other.reason.clone() },
             });
         }
-        let abort = Abort::default();
+        let (sender, steering) = mpsc::channel(MOST_ASKED);
         let record = ClaimRecord {
             operator: operator.to_owned(),
             reason: reason.to_owned(),
             to_revision,
             since_unix_ms: unix_ms(),
-            abort: abort.clone(),
+            steering: sender,
         };
         claims.insert(deployment.to_owned(), record);
-        Ok(Claim { active: Arc::clone(self), deployment: deployment.to_owned(), abort })
+        Ok(Claim { active: Arc::clone(self), deployment: deployment.to_owned(), steering })
     }
 
-    /// Asks the rollout that holds the deployment to end; its candidate's number, when there is one.
-    pub(super) fn abort(&self, deployment: &str, operator: &str) -> Option<u32> {
+    /// Asks something of the rollout that holds the deployment; its candidate's number, when there is one to ask.
+    pub(super) fn steer(&self, deployment: &str, asked: Happening) -> Option<u32> {
         let claims = lock(&self.claims);
         let claim = claims.get(deployment)?;
-        operator.clone_into(&mut lock(&claim.abort.operator));
-        claim.abort.token.cancel();
-        Some(claim.to_revision)
+        claim.steering.try_send(asked).ok().map(|()| claim.to_revision)
+    }
+
+    /// The rollout of a deployment that is under way.
+    pub(super) fn under_way(&self, deployment: &str) -> Option<Rollout> {
+        let rollouts = lock(&self.rollouts);
+        let mut of = rollouts.iter().filter(|rollout| rollout.deployment == deployment);
+        of.find(|rollout| rollout.ended_unix_ms.is_none()).cloned()
     }
 
     /// Shows a rollout as it stands now.
@@ -98,15 +100,31 @@ impl Active {
             rollout.ended_unix_ms.is_none_or(|ended| ended >= old)
                 || latest.get(&rollout.deployment) == Some(&rollout.id)
         });
-        rollouts.clone()
+        rollouts.iter().map(without_findings).collect()
     }
 }
 
-impl Abort {
-    /// Waits until someone asks; who.
-    pub(super) async fn asked(&self) -> String {
-        self.token.cancelled().await;
-        lock(&self.operator).clone()
+/// Frames come often and far: what was found in full is asked for.
+fn without_findings(rollout: &Rollout) -> Rollout {
+    let assessment = rollout.assessment.as_ref().map(|assessment| Assessment {
+        verdict: assessment.verdict,
+        sentence: assessment.sentence.clone(),
+        stable_requests: assessment.stable_requests,
+        candidate_requests: assessment.candidate_requests,
+        findings: Vec::new(),
+        time_unix_ms: assessment.time_unix_ms,
+    });
+    Rollout { assessment, history: Vec::new(), ..rollout.clone() }
+}
+
+impl Claim {
+    /// Waits until an operator asks for something.
+    pub(super) async fn asked(&mut self) -> Happening {
+        match self.steering.recv().await {
+            Some(asked) => asked,
+            // The sender goes with the claim itself.
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llmdeck_proto::v1::alert::Severity;
-use llmdeck_proto::v1::{
-    AbortRolloutRequest, ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout,
-};
+use llmdeck_proto::v1::{ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout};
 use rand::Rng;
 
 use super::active::{Active, Claim};
@@ -16,6 +14,7 @@ use super::machine::{Move, Step};
 use super::plan::{PlanFacts, change_plan};
 use super::refusal::Refused;
 use super::run::Run;
+use super::strategy::{RolloutConfig, StrategyPlan};
 use crate::placement::Loader;
 use crate::quality::Suite;
 use crate::registry::{Registry, ResolvedModel};
@@ -37,6 +36,8 @@ pub struct RolloutSettings {
     pub golden_floor: Option<f64>,
     /// How long the old revision's requests are waited for before the rollout counts as done; they go on after it.
     pub drain: Duration,
+    /// How a candidate comes to serve where a deploy does not say.
+    pub rollout: RolloutConfig,
 }
 
 /// Changes what serves.
@@ -81,7 +82,12 @@ impl Controller {
     /// When there is no such deployment, or the store cannot be read.
     pub fn rollout(&self, deployment: &str, id: &str) -> Result<Option<Rollout>, Refused> {
         self.find(deployment)?;
-        Ok(self.store.rollout(deployment, id)?)
+        // What runs is known better here than on disk.
+        let under_way = self.active.under_way(deployment).filter(|rollout| id.is_empty() || rollout.id == id);
+        match under_way {
+            Some(rollout) => Ok(Some(rollout)),
+            None => Ok(self.store.rollout(deployment, id)?),
+        }
     }
 
     /// The settings of a deployment.
@@ -96,9 +102,9 @@ impl Controller {
     pub async fn deploy(
         self: &Arc<Self>,
         operator: Operator,
-        request: DeployRequest,
+        mut request: DeployRequest,
     ) -> Result<ChangeResponse, Refused> {
-        let context = checked(request.context.unwrap_or_default())?;
+        let context = checked(request.context.take().unwrap_or_default())?;
         if let Some(answer) = self.answered(&context)? {
             return Ok(answer);
         }
@@ -112,6 +118,10 @@ impl Controller {
             });
         }
         let model = blocking(move || registry.model(&reference)).await??;
+        let strategy = settings
+            .rollout
+            .plan(request.strategy(), &request.steps, request.auto_promote)
+            .map_err(|problem| Refused::Invalid { field: "rollout", problem })?;
         self.check_expected(&deployment, &context)?;
         let number = self.store.next_revision_number(deployment.name())?;
         let room = self.room_for(&deployment, &model.reference, &model.path).await?;
@@ -126,6 +136,7 @@ impl Controller {
             golden_prompts: settings.suite.as_ref().map(|suite| suite.prompts.len()),
             golden_floor: settings.golden_floor,
             force: request.force,
+            strategy: &strategy,
         });
         if context.dry_run {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
@@ -136,7 +147,8 @@ impl Controller {
             .reserve(deployment.name(), number, &model.reference, &room.needed, Instant::now())
             .await?;
         let target = self.new_revision(&deployment, &model)?;
-        let run = self.begin(deployment, settings, operator, &context, Move::Deploy, target, None)?;
+        let run =
+            self.begin(deployment, settings, operator, &context, Move::Deploy, target, None, strategy)?;
         let run = Run { force: request.force, reservation: Some(reservation), ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         tokio::spawn(run.run_until_swapped(claim));
@@ -158,6 +170,11 @@ impl Controller {
         }
         let (deployment, settings) = self.find(&request.deployment)?;
         self.check_expected(&deployment, &context)?;
+        // While a candidate is tried, the way back is to what serves.
+        let stable = deployment.stable().map_or(0, |live| live.number());
+        if deployment.candidate().is_some() && (request.to_revision == 0 || request.to_revision == stable) {
+            return self.end_rollout(operator, &deployment, &context, "rollback").await;
+        }
         let target = self.rollback_target(&deployment, request.to_revision)?;
         let candidate = deployment.loaded(target.number).filter(|live| live.loaded().is_some());
         let stable = deployment.stable();
@@ -175,6 +192,7 @@ impl Controller {
             golden_prompts: None,
             golden_floor: None,
             force: false,
+            strategy: &StrategyPlan::replace(),
         });
         if context.dry_run {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
@@ -189,7 +207,9 @@ impl Controller {
             None => None,
         };
         let ready = reservation.is_none();
-        let run = self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate)?;
+        let at_once = StrategyPlan::replace();
+        let run =
+            self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate, at_once)?;
         let run = Run { reservation, ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         let task = tokio::spawn(run.run_until_swapped(claim));
@@ -200,33 +220,7 @@ impl Controller {
         Ok(answer)
     }
 
-    /// Ends a rollout that has not swapped yet.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn abort(
-        self: &Arc<Self>,
-        operator: Operator,
-        request: AbortRolloutRequest,
-    ) -> Result<ChangeResponse, Refused> {
-        let context = checked(request.context.unwrap_or_default())?;
-        let (deployment, _) = self.find(&request.deployment)?;
-        let name = deployment.name();
-        let nothing = || Refused::NothingToAbort { deployment: name.to_owned() };
-        let from = deployment.stable().map_or(0, |live| live.number());
-        self.record(&operator, "abort", name, &context.reason, "accepted").await?;
-        let to = self.active.abort(name, &operator.name).ok_or_else(nothing)?;
-        let plan = ChangePlan {
-            deployment: name.to_owned(),
-            from_revision: from,
-            to_revision: from,
-            effects: vec![format!("{name}@{to} is dropped; {name}@{from} goes on serving")],
-            ..ChangePlan::default()
-        };
-        Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() })
-    }
-
-    fn find(&self, name: &str) -> Result<(Arc<Deployment>, RolloutSettings), Refused> {
+    pub(super) fn find(&self, name: &str) -> Result<(Arc<Deployment>, RolloutSettings), Refused> {
         let found = self.deployments.get(name).zip(self.settings.get(name));
         found.map(|(deployment, settings)| (Arc::clone(deployment), settings.clone())).ok_or_else(|| {
             Refused::UnknownDeployment { name: name.to_owned(), known: self.deployments.names().join(", ") }
@@ -253,7 +247,11 @@ impl Controller {
         Ok(answer)
     }
 
-    fn check_expected(&self, deployment: &Deployment, context: &ActionContext) -> Result<(), Refused> {
+    pub(super) fn check_expected(
+        &self,
+        deployment: &Deployment,
+        context: &ActionContext,
+    ) -> Result<(), Refused> {
         let now = deployment.stable().map_or(0, |live| live.number());
         if context.expected_revision == 0 || context.expected_revision == now {
             return Ok(());
@@ -368,6 +366,7 @@ impl Controller {
         kind: Move,
         target: RevisionRow,
         candidate: Option<Arc<LiveRevision>>,
+        strategy: StrategyPlan,
     ) -> Result<Run, Refused> {
         let first = Step::first(candidate.is_some());
         let old = deployment.stable();
@@ -384,6 +383,14 @@ impl Controller {
             started_unix_ms: unix_ms(),
             ended_unix_ms: None,
             failed_requests: 0,
+            strategy: strategy.wire_strategy().into(),
+            steps: strategy.wire_steps(),
+            step: 0,
+            step_began_unix_ms: 0,
+            paused: false,
+            auto_promote: strategy.auto_promote,
+            assessment: None,
+            history: Vec::new(),
         };
         self.store.put_rollout(&rollout)?;
         self.active.show(&rollout);
@@ -405,12 +412,14 @@ impl Controller {
             candidate,
             reservation: None,
             old,
+            strategy,
+            comparison: None,
             rollout,
         })
     }
 }
 
-fn checked(context: ActionContext) -> Result<ActionContext, Refused> {
+pub(super) fn checked(context: ActionContext) -> Result<ActionContext, Refused> {
     let too_long =
         |field| Refused::Invalid { field, problem: format!("is longer than {LONGEST_TEXT} bytes") };
     if context.reason.len() > LONGEST_TEXT {

@@ -1,14 +1,22 @@
 //! Moving a deployment from one revision to another: a pure state machine, and the controller that runs its effects.
 
 mod active;
+mod compare;
 mod controller;
+mod evidence;
 mod machine;
 mod memory;
+mod metric;
 mod plan;
 mod refusal;
 mod run;
 mod start;
+mod steer;
+mod strategy;
 
 pub use controller::{Controller, RolloutSettings};
-pub use machine::{Effect, Happening, Move, Step, step};
+pub use machine::{Course, Effect, Happening, Move, Step, step};
+pub use metric::Metric;
 pub use refusal::Refused;
+pub use steer::Steering;
+pub use strategy::{RolloutConfig, StepConfig, StrategyName, StrategyPlan};

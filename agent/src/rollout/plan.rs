@@ -2,6 +2,7 @@ use llmdeck_proto::v1::ChangePlan;
 
 use super::machine::Move;
 use super::memory::Room;
+use super::strategy::{StepConfig, StrategyName, StrategyPlan};
 
 /// What a plan is made of.
 pub(super) struct PlanFacts<'a> {
@@ -15,6 +16,7 @@ pub(super) struct PlanFacts<'a> {
     pub(super) golden_prompts: Option<usize>,
     pub(super) golden_floor: Option<f64>,
     pub(super) force: bool,
+    pub(super) strategy: &'a StrategyPlan,
 }
 
 /// What will change, in the words that the operator is asked to confirm.
@@ -37,11 +39,11 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         if facts.kind == Move::Deploy {
             effects.push(scoring(facts));
         }
-        effects.push(format!("then new requests go to {name}@{to}"));
+        effects.extend(comparison(facts.strategy, &format!("{name}@{to}")));
     } else {
         effects.push(format!("new requests go to {name}@{to} at once; it is loaded"));
     }
-    if from > 0 {
+    if from > 0 && facts.strategy.strategy == StrategyName::Replace {
         let running = facts.in_flight;
         let they = if running == 1 { "request" } else { "requests" };
         effects.push(format!("{running} {they} running on {name}@{from} finish there"));
@@ -62,6 +64,33 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         effects,
         undo,
         extra_memory_bytes: facts.room.map_or(0, |room| room.needed.total_bytes()),
+    }
+}
+
+/// How new requests come to the candidate, one line a thing.
+fn comparison(strategy: &StrategyPlan, candidate: &str) -> Vec<String> {
+    let steps: Vec<String> = strategy.steps.iter().map(step).collect();
+    let steps = steps.join(", ");
+    let first = match strategy.strategy {
+        StrategyName::Replace => return vec![format!("then new requests go to {candidate}")],
+        StrategyName::Canary => format!("then {candidate} gets requests: {steps}"),
+        StrategyName::Shadow => format!("then {candidate} gets copies of requests: {steps}"),
+    };
+    let last = if strategy.auto_promote {
+        "takes over when nothing is worse; goes back by itself when it is worse"
+    } else {
+        "goes back by itself when it is worse; takes over when it is promoted"
+    };
+    vec![first, last.into()]
+}
+
+fn step(step: &StepConfig) -> String {
+    let share = format!("{} %", (step.share * 1_000.0).round() / 10.0);
+    match (step.hold_s, step.requests) {
+        (0, 0) => share,
+        (0, requests) => format!("{share} for {requests}"),
+        (hold_s, _) if hold_s % 60 == 0 => format!("{share} for {} min", hold_s / 60),
+        (hold_s, _) => format!("{share} for {hold_s} s"),
     }
 }
 

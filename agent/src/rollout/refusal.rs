@@ -69,6 +69,14 @@ pub enum Refused {
         /// Which deployment.
         deployment: String,
     },
+    /// It is not being compared.
+    #[error("{deployment} has no canary or shadow under way that could be {action}")]
+    NothingToSteer {
+        /// Which deployment.
+        deployment: String,
+        /// `paused`, `resumed`, `promoted`.
+        action: &'static str,
+    },
     /// The candidate does not fit, or cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -100,6 +108,8 @@ pub(super) enum StepError {
     Ask(#[from] AskError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("nothing serves that it could be compared with")]
+    NothingServes,
     #[error("a task of the agent panicked; its log has more")]
     Panicked,
 }

@@ -6,11 +6,14 @@ use std::time::Instant;
 use llmdeck_proto::v1::Rollout;
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::revision::State as RevisionState;
+use llmdeck_proto::v1::rollout::State;
 
 use super::active::Claim;
+use super::compare::Comparison;
 use super::controller::{Controller, RolloutSettings};
-use super::machine::{Effect, Happening, Move, Step, step};
+use super::machine::{Course, Effect, Happening, Move, Step, step};
 use super::refusal::StepError;
+use super::strategy::StrategyPlan;
 use crate::placement::Reservation;
 use crate::quality::{ask, run_suite};
 use crate::security::identity::Operator;
@@ -33,39 +36,57 @@ pub(super) struct Run {
     pub(super) old: Option<Arc<LiveRevision>>,
     pub(super) failed_before: u64,
     pub(super) running_at_swap: u32,
+    pub(super) strategy: StrategyPlan,
+    pub(super) comparison: Option<Comparison>,
     pub(super) rollout: Rollout,
 }
 
 impl Run {
     /// Steps until new requests go to the candidate or the rollout has ended; then lets others change the deployment,
     /// and drains in the background.
-    pub(super) async fn run_until_swapped(mut self, claim: Claim) {
-        let abort = claim.abort.clone();
-        let mut now = Step { state: self.rollout.state(), detail: self.rollout.detail.clone() };
+    pub(super) async fn run_until_swapped(mut self, mut claim: Claim) {
+        let mut now =
+            Step { state: self.rollout.state(), detail: self.rollout.detail.clone(), ..Step::first(false) };
         while let Some(effect) =
             now.effect().filter(|effect| !matches!(effect, Effect::Drain | Effect::Discard))
         {
             let happening = tokio::select! {
                 biased;
-                operator = abort.asked(), if effect != Effect::Swap => Happening::Aborted { operator },
-                outcome = self.run(effect) => outcome.unwrap_or_else(|error| Happening::Failed(error.to_string())),
+                asked = claim.asked(), if effect != Effect::Swap => asked,
+                outcome = self.run(effect, &now) => outcome.unwrap_or_else(|error| Happening::Failed(error.to_string())),
             };
             now = self.advance(&now, &happening);
         }
-        drop(claim);
         if now.effect() == Some(Effect::Drain) {
+            drop(claim);
             tokio::spawn(self.drain(now));
         } else {
+            self.deployment.end_split();
+            drop(claim);
             self.deployment.retire(self.target.number);
             self.settled().await;
         }
     }
 
     fn advance(&mut self, now: &Step, happening: &Happening) -> Step {
-        let next = step(now, self.kind, happening);
+        let course = Course {
+            kind: self.kind,
+            stages: self.strategy.steps.len(),
+            auto_promote: self.strategy.auto_promote,
+        };
+        let next = step(now, course, happening);
+        // No new request on a candidate from the moment that it is known to be worse.
+        if next.effect() == Some(Effect::Discard) {
+            self.deployment.end_split();
+        }
         self.rollout.set_state(next.state);
         self.rollout.detail.clone_from(&next.detail);
         self.rollout.progress = None;
+        self.rollout.paused = next.paused;
+        if next.state == State::Canary && (now.state != State::Canary || next.stage != now.stage) {
+            self.rollout.step = u32::try_from(next.stage).unwrap_or(u32::MAX);
+            self.rollout.step_began_unix_ms = unix_ms();
+        }
         self.rollout.failed_requests = self.deployment.failed() - self.failed_before;
         if next.is_over() {
             self.rollout.ended_unix_ms = Some(unix_ms());
@@ -78,11 +99,12 @@ impl Run {
         next
     }
 
-    async fn run(&mut self, effect: Effect) -> Result<Happening, StepError> {
+    async fn run(&mut self, effect: Effect, now: &Step) -> Result<Happening, StepError> {
         match effect {
             Effect::Load => self.load().await,
             Effect::Warm => self.warm().await,
             Effect::Score => self.score().await,
+            Effect::Compare => self.compare(now).await,
             Effect::Swap => self.swap().await,
             Effect::Drain | Effect::Discard => Ok(Happening::Loaded),
         }
@@ -177,7 +199,6 @@ impl Run {
     }
 
     async fn settled(&self) {
-        use llmdeck_proto::v1::rollout::State;
         let rollout = &self.rollout;
         let subject = format!("{}@{}", rollout.deployment, rollout.to_revision);
         let failed = rollout.failed_requests;
@@ -185,6 +206,9 @@ impl Run {
             State::Done => (Severity::Information, format!("done; {failed} failed")),
             State::Aborted => {
                 (Severity::Information, format!("aborted: {}; {failed} failed", rollout.detail))
+            }
+            State::RolledBack => {
+                (Severity::Warning, format!("rolled back: {}; {failed} failed", rollout.detail))
             }
             _ => (Severity::Bad, format!("failed: {}; {failed} failed", rollout.detail)),
         };

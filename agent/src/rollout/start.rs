@@ -30,8 +30,13 @@ impl Controller {
             let promised = self.store.deployment(&rollout.deployment)?.map(|row| row.stable_revision);
             let done = promised == Some(rollout.to_revision)
                 && matches!(rollout.state(), State::Swapping | State::Draining);
+            let was_compared = rollout.state() == State::Canary;
             rollout.set_state(if done { State::Done } else { State::Failed });
-            let how = if done { "the swap had been made" } else { "nothing had changed" };
+            let how = match rollout.state() {
+                State::Done => "the swap had been made",
+                _ if was_compared => "all requests go to the stable revision again",
+                _ => "nothing had changed",
+            };
             rollout.detail = format!("the agent stopped in the middle of it; {how}");
             rollout.ended_unix_ms = Some(unix_ms());
             let subject = format!("{}@{}", rollout.deployment, rollout.to_revision);

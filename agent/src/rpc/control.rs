@@ -3,14 +3,14 @@ use std::sync::Arc;
 use llmdeck_proto::v1::control_server;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ChangeResponse, DeployRequest, GetRolloutRequest, GetRolloutResponse,
-    RollbackRequest,
+    RollbackRequest, RolloutRequest,
 };
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
 use crate::placement::LoadError;
 use crate::registry::RegistryError;
-use crate::rollout::Refused;
+use crate::rollout::{Refused, Steering};
 use crate::security::identity::Operator;
 
 pub(super) struct Control(pub(super) Arc<Rpc>);
@@ -35,6 +35,27 @@ impl control_server::Control for Control {
         answered(self.0.controller.abort(operator, request.into_inner()).await)
     }
 
+    async fn pause_rollout(
+        &self,
+        request: Request<RolloutRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        self.steer(Steering::Pause, request).await
+    }
+
+    async fn resume_rollout(
+        &self,
+        request: Request<RolloutRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        self.steer(Steering::Resume, request).await
+    }
+
+    async fn promote_rollout(
+        &self,
+        request: Request<RolloutRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        self.steer(Steering::Promote, request).await
+    }
+
     async fn get_rollout(
         &self,
         request: Request<GetRolloutRequest>,
@@ -48,6 +69,15 @@ impl control_server::Control for Control {
 }
 
 impl Control {
+    async fn steer(
+        &self,
+        steering: Steering,
+        request: Request<RolloutRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        let operator = self.authorized(&request, steering.action(), |request| &request.deployment).await?;
+        answered(self.0.controller.steer(operator, steering, request.into_inner()).await)
+    }
+
     /// A refusal for want of a role is in the audit too.
     async fn authorized<T>(
         &self,
@@ -81,7 +111,8 @@ fn status(refused: &Refused) -> Status {
         Refused::NothingEarlier { .. }
         | Refused::AlreadyServing { .. }
         | Refused::Busy { .. }
-        | Refused::NothingToAbort { .. } => Status::failed_precondition(message),
+        | Refused::NothingToAbort { .. }
+        | Refused::NothingToSteer { .. } => Status::failed_precondition(message),
         Refused::Moved { .. } => Status::aborted(message),
         Refused::Load(LoadError::Memory { .. }) => Status::resource_exhausted(message),
         Refused::Load(_) => Status::failed_precondition(message),

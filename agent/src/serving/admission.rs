@@ -5,6 +5,8 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::revision::InFlight;
+use super::route::Split;
+use super::trial::{Arm, Trial};
 use crate::placement::Loaded;
 
 /// Why a request was not taken.
@@ -26,6 +28,16 @@ pub enum AdmissionError {
         /// Why.
         reason: String,
     },
+    /// The revision that was asked for takes no requests.
+    #[error(
+        "revision {number} of {deployment} takes no requests now; it may be asked for while a rollout tries it"
+    )]
+    NoSuchRevision {
+        /// Of which deployment.
+        deployment: String,
+        /// Which was asked for.
+        number: u32,
+    },
     /// Its time was over before its turn came.
     #[error("the request waited longer than its deadline; {deployment} is overloaded")]
     Deadline {
@@ -36,8 +48,8 @@ pub enum AdmissionError {
 
 /// A place to run and the revision that it runs on.
 pub struct Admitted {
-    /// Given back last, when the response is through.
-    pub(super) _place: OwnedSemaphorePermit,
+    /// Given back last, when the response is through. A copy for a shadow takes none.
+    pub(super) place: Option<OwnedSemaphorePermit>,
     /// What serves it.
     pub revision: InFlight,
     /// What runs its tokens.
@@ -46,6 +58,31 @@ pub struct Admitted {
     pub arrived: Instant,
     /// When it must be over.
     pub deadline: Instant,
+    /// Where it is compared with others.
+    pub(super) observed: Option<(Arc<Trial>, Arm)>,
+    /// What gets a copy of it.
+    pub(super) shadow: Option<Split>,
+}
+
+impl Admitted {
+    /// Where its end is noted, if it is a candidate's that the stable revision can take over.
+    pub fn on_trial(&self) -> Option<&Arc<Trial>> {
+        let observed =
+            self.observed.as_ref().filter(|(_, arm)| *arm == Arm::Candidate && self.place.is_some());
+        observed.map(|(trial, _)| trial)
+    }
+
+    /// Gives up its place for another attempt.
+    pub fn rescue(self) -> Rescue {
+        Rescue { place: self.place, arrived: self.arrived, deadline: self.deadline }
+    }
+}
+
+/// What a request takes along from a candidate that failed it before it said anything.
+pub struct Rescue {
+    pub(super) place: Option<OwnedSemaphorePermit>,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Instant,
 }
 
 /// Places to run, and a bounded line for them.

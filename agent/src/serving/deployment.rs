@@ -6,13 +6,18 @@ use arc_swap::ArcSwapOption;
 use llmdeck_proto::v1;
 use llmdeck_proto::v1::revision::State;
 
-use super::admission::{Admission, AdmissionError, Admitted, Refusal};
+use super::admission::{Admission, AdmissionError, Admitted, Refusal, Rescue};
 use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
+use super::route::{Preference, RevisionWish, Route, Split, SplitKind};
+use super::trial::Arm;
 use crate::placement::Loader;
 
 /// Why a deployment cannot serve while the agent starts.
 pub const LOADING: &str = "its model is still loading";
+
+/// Copies for a shadow take at most one part of so many of the places that users have.
+const MOST_COPIES_PART: usize = 4;
 
 /// What bounds a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +40,7 @@ pub struct Deployment {
     admission: Admission,
     loader: Arc<Loader>,
     /// What new requests go to.
-    route: ArcSwapOption<LiveRevision>,
+    route: ArcSwapOption<Route>,
     /// Everything loaded, and what is on its way.
     revisions: Mutex<Vec<Known>>,
     unavailable: Mutex<String>,
@@ -84,12 +89,16 @@ impl Deployment {
         self.limits
     }
 
-    /// Takes a request, or says why not. The request belongs to the revision that served at this moment until its last
-    /// byte.
+    /// Takes a request, or says why not. The request belongs to the revision that it is sent to at this moment until its
+    /// last byte.
     ///
     /// # Errors
-    /// When the queue is full, nothing serves, or the deadline passes first.
-    pub async fn admit(&self, arrived: Instant) -> Result<Admitted, AdmissionError> {
+    /// When the queue is full, nothing serves, the revision that it asks for takes none, or the deadline passes first.
+    pub async fn admit(
+        self: &Arc<Self>,
+        arrived: Instant,
+        preference: &Preference,
+    ) -> Result<Admitted, AdmissionError> {
         let deployment = self.name.clone();
         let deadline = arrived + self.limits.deadline;
         if self.route.load().is_none() {
@@ -106,19 +115,76 @@ impl Deployment {
                 });
             }
         };
-        let Some(revision) = self.route.load_full() else {
+        let Some(route) = self.route.load_full() else {
             return Err(AdmissionError::Unavailable { deployment, reason: self.why_unavailable() });
         };
-        let revision = InFlight::new(revision);
+        let Some(chosen) = route.choose(preference) else {
+            let number = match preference.revision {
+                Some(RevisionWish::Number(number)) => number,
+                _ => 0,
+            };
+            return Err(AdmissionError::NoSuchRevision { deployment, number });
+        };
+        let revision = InFlight::new(chosen.revision);
         match self.loader.awake(self, revision.revision(), deadline).await {
-            Ok(engine) => Ok(Admitted { _place: place, revision, engine, arrived, deadline }),
+            Ok(engine) => Ok(Admitted {
+                place: Some(place),
+                revision,
+                engine,
+                arrived,
+                deadline,
+                observed: chosen.observed,
+                shadow: chosen.shadow,
+            }),
+            Err(_) if chosen.observed.as_ref().is_some_and(|(_, arm)| *arm == Arm::Candidate) => {
+                self.rescue(Rescue { place: Some(place), arrived, deadline }).await
+            }
             Err(error) => Err(AdmissionError::Unavailable { deployment, reason: error.to_string() }),
         }
     }
 
-    /// What new requests go to.
+    /// Hands a request that a candidate has failed to the stable revision, with the place that it has.
+    ///
+    /// # Errors
+    /// When nothing serves.
+    pub async fn rescue(self: &Arc<Self>, rescue: Rescue) -> Result<Admitted, AdmissionError> {
+        let Rescue { place, arrived, deadline } = rescue;
+        let unavailable = |reason| AdmissionError::Unavailable { deployment: self.name.clone(), reason };
+        let stable = self.stable().ok_or_else(|| unavailable(self.why_unavailable()))?;
+        let revision = InFlight::new(stable);
+        let engine = self.loader.awake(self, revision.revision(), deadline).await;
+        let engine = engine.map_err(|error| unavailable(error.to_string()))?;
+        Ok(Admitted { place, revision, engine, arrived, deadline, observed: None, shadow: None })
+    }
+
+    /// A copy of a request for a revision whose answers nobody sees; `None` when none is wanted, or as many copies run as
+    /// may.
+    pub fn shadow_of(&self, admitted: &Admitted) -> Option<Admitted> {
+        let split = admitted.shadow.as_ref()?;
+        let engine = split.candidate.loaded()?;
+        if split.candidate.in_flight() as usize >= self.limits.max_concurrent.div_ceil(MOST_COPIES_PART) {
+            return None;
+        }
+        Some(Admitted {
+            place: None,
+            revision: InFlight::new(Arc::clone(&split.candidate)),
+            engine,
+            arrived: Instant::now(),
+            deadline: admitted.deadline,
+            observed: Some((Arc::clone(&split.trial), Arm::Candidate)),
+            shadow: None,
+        })
+    }
+
+    /// What new requests go to where nothing else is said.
     pub fn stable(&self) -> Option<Arc<LiveRevision>> {
-        self.route.load_full()
+        self.route.load().as_ref().map(|route| Arc::clone(&route.stable))
+    }
+
+    /// The revision that is tried beside the stable one, if there is one.
+    pub fn candidate(&self) -> Option<Arc<LiveRevision>> {
+        let route = self.route.load();
+        route.as_ref().and_then(|route| route.split.as_ref()).map(|split| Arc::clone(&split.candidate))
     }
 
     /// Whether a request would be taken.
@@ -135,8 +201,31 @@ impl Deployment {
             }
         }
         set(&mut revisions, revision, State::Serving);
-        self.route.store(Some(Arc::clone(revision)));
+        self.route.store(Some(Arc::new(Route { stable: Arc::clone(revision), split: None })));
         self.lock_unavailable().clear();
+    }
+
+    /// Sends a part of the new requests, or copies of them, to a candidate; the rest stays where it is. Replaces the
+    /// split before. False when nothing serves.
+    pub fn split(&self, split: Split) -> bool {
+        let mut revisions = self.lock();
+        let Some(stable) = self.stable() else { return false };
+        let state = match split.kind {
+            SplitKind::Canary => State::Serving,
+            SplitKind::Shadow => State::Shadow,
+        };
+        set(&mut revisions, &split.candidate, state);
+        self.route.store(Some(Arc::new(Route { stable, split: Some(split) })));
+        true
+    }
+
+    /// Sends every new request to the stable revision; the candidate drains.
+    pub fn end_split(&self) {
+        let mut revisions = self.lock();
+        let Some(route) = self.route.load_full() else { return };
+        let Some(split) = &route.split else { return };
+        set(&mut revisions, &split.candidate, State::Draining);
+        self.route.store(Some(Arc::new(Route { stable: Arc::clone(&route.stable), split: None })));
     }
 
     /// Notes what a loaded revision is doing.
@@ -209,13 +298,18 @@ impl Deployment {
 
     /// Everything that a frame says of it; takes what was recorded since the last call.
     pub fn drain_frame(&self) -> v1::Deployment {
-        let stable = self.route.load().as_ref().map_or(0, |revision| revision.number());
+        let route = self.route.load_full();
+        let stable = route.as_ref().map_or(0, |route| route.stable.number());
+        let share_of = |number| route.as_ref().map_or(0.0, |route| route.share_of(number));
         let mut known = self.lock().clone();
         known.sort_by_key(|known| std::cmp::Reverse(known.live.number()));
         v1::Deployment {
             name: self.name.clone(),
             stable_revision: stable,
-            revisions: known.iter().map(|known| drain_revision(known, stable)).collect(),
+            revisions: known
+                .iter()
+                .map(|known| drain_revision(known, share_of(known.live.number())))
+                .collect(),
             queue_depth: self.admission.waiting(),
             queue_limit: self.admission.queue_limit(),
             rejected_total: self.admission.rejected(),
@@ -247,7 +341,7 @@ fn set(revisions: &mut Vec<Known>, revision: &Arc<LiveRevision>, state: State) {
     }
 }
 
-fn drain_revision(known: &Known, stable: u32) -> v1::Revision {
+fn drain_revision(known: &Known, traffic_share: f64) -> v1::Revision {
     let live = &known.live;
     let spec = live.spec();
     let loaded = live.loaded();
@@ -277,7 +371,7 @@ fn drain_revision(known: &Known, stable: u32) -> v1::Revision {
     v1::Revision {
         number: spec.number,
         state: if unloaded { State::Unloaded } else { known.state }.into(),
-        traffic_share: if spec.number == stable { 1.0 } else { 0.0 },
+        traffic_share,
         model: spec.model.clone(),
         model_digest: spec.digest.clone(),
         parameters: live.parameters(),

@@ -8,15 +8,13 @@ use llmdeck_engine::generation::{
 use llmdeck_proto::v1::RequestSummary;
 use tokio::sync::mpsc;
 
-use super::admission::Admitted;
+use super::admission::{Admitted, Rescue};
 use super::deployment::Deployment;
 use super::revision::LiveRevision;
+use super::trial::Observation;
 use crate::quality::{AnswerText, judge};
-use crate::telemetry::Outcome;
+use crate::telemetry::{AnswerQuality, Outcome};
 use crate::time::unix_ms;
-
-/// Why an admitted request did not begin.
-pub type StartError = EngineError;
 
 /// What a client is sent next.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +39,8 @@ pub struct Generation {
     deployment: Arc<Deployment>,
     admitted: Admitted,
     events: mpsc::Receiver<(Instant, GenerationEvent)>,
+    /// Taken from the events, and not yet by whoever sends them on.
+    peeked: Option<GenerationStep>,
     meter: Meter,
 }
 
@@ -54,7 +54,16 @@ struct Meter {
     text: String,
     logprob_sum: f64,
     entropy_sum: f64,
+    quality: Option<AnswerQuality>,
     ended: bool,
+}
+
+/// Why an admitted request did not begin.
+pub struct NotStarted {
+    /// What the engine said.
+    pub error: EngineError,
+    /// With what the stable revision can take it over, where the candidate failed it.
+    pub rescue: Option<Rescue>,
 }
 
 impl Generation {
@@ -68,7 +77,7 @@ impl Generation {
         id: String,
         request: GenerationRequest,
         json_asked: bool,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, Box<NotStarted>> {
         let tokens_in = request.prompt.len() as u64;
         let longest = admitted.engine.max_sequence_tokens();
         // Room for every event of the request, so that the engine never waits for a slow client.
@@ -77,7 +86,9 @@ impl Generation {
             Ok(()) => Listener::Present,
             Err(_) => Listener::Gone,
         });
-        deployment.request_started();
+        if admitted.place.is_some() {
+            deployment.request_started();
+        }
         let meter = Meter {
             id,
             json_asked,
@@ -88,17 +99,34 @@ impl Generation {
             text: String::new(),
             logprob_sum: 0.0,
             entropy_sum: 0.0,
+            quality: None,
             ended: false,
         };
-        let mut generation = Self { deployment, admitted, events, meter };
+        let mut generation = Self { deployment, admitted, events, peeked: None, meter };
         match generation.admitted.engine.submit(request, sink) {
             Ok(()) => Ok(generation),
             Err(error) => {
                 let ours = matches!(error, EngineError::Stopped | EngineError::QueueFull);
                 let outcome = if ours { Outcome::ServerError } else { Outcome::ClientError };
+                let rescuable = ours && generation.is_rescuable();
                 generation.end(outcome, &error.to_string());
-                Err(error)
+                let rescue = rescuable.then(|| generation.rescue());
+                Err(Box::new(NotStarted { error, rescue }))
             }
+        }
+    }
+
+    /// Whether the stable revision can take it over, should it fail next: it is a candidate's, and has said nothing yet.
+    pub fn is_rescuable(&self) -> bool {
+        self.admitted.on_trial().is_some() && self.meter.first_token.is_none()
+    }
+
+    /// Gives up its place for another attempt.
+    pub fn rescue(&mut self) -> Rescue {
+        Rescue {
+            place: self.admitted.place.take(),
+            arrived: self.admitted.arrived,
+            deadline: self.admitted.deadline,
         }
     }
 
@@ -117,8 +145,23 @@ impl Generation {
         self.meter.tokens_out
     }
 
+    /// What comes next, without taking it.
+    pub async fn peek(&mut self) -> Option<&GenerationStep> {
+        if self.peeked.is_none() {
+            self.peeked = self.step().await;
+        }
+        self.peeked.as_ref()
+    }
+
     /// What comes next; `None` behind the end.
     pub async fn next(&mut self) -> Option<GenerationStep> {
+        match self.peeked.take() {
+            Some(step) => Some(step),
+            None => self.step().await,
+        }
+    }
+
+    async fn step(&mut self) -> Option<GenerationStep> {
         loop {
             if self.meter.ended {
                 return None;
@@ -168,42 +211,60 @@ impl Generation {
         self.meter.text.push_str(&token.text);
     }
 
-    fn judge(&self, reason: FinishReason) {
+    fn judge(&mut self, reason: FinishReason) {
         let meter = &self.meter;
-        self.admitted.revision.recorder().judged(judge(AnswerText {
+        let quality = judge(AnswerText {
             text: &meter.text,
             truncated: reason == FinishReason::Length,
             json_asked: meter.json_asked,
             logprob_sum: meter.logprob_sum,
             entropy_sum: meter.entropy_sum,
             tokens: meter.tokens_out,
-        }));
+        });
+        self.admitted.revision.recorder().judged(quality);
+        self.meter.quality = Some(quality);
     }
 
     fn end(&mut self, outcome: Outcome, finish_reason: &str) {
         if std::mem::replace(&mut self.meter.ended, true) {
             return;
         }
-        let meter = &self.meter;
-        let e2e = self.admitted.arrived.elapsed();
+        let rescued = outcome == Outcome::ServerError && self.is_rescuable();
+        let (meter, admitted) = (&self.meter, &self.admitted);
+        let e2e = admitted.arrived.elapsed();
         let generating = match (meter.first_token, meter.last_token) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
         };
-        self.admitted.revision.recorder().ended(outcome, e2e, generating, meter.tokens_in, meter.tokens_out);
+        admitted.revision.recorder().ended(outcome, e2e, generating, meter.tokens_in, meter.tokens_out);
+        let ttft_us =
+            meter.first_token.map(|first| micros(first.saturating_duration_since(admitted.arrived)));
+        if let Some((trial, arm)) = &admitted.observed {
+            trial.observe(Observation {
+                arm: *arm,
+                outcome,
+                ttft_us,
+                tpot_us: (meter.tokens_out > 1).then(|| micros(generating) / (meter.tokens_out - 1)),
+                e2e_us: micros(e2e),
+                tokens_out: meter.tokens_out,
+                quality: meter.quality,
+            });
+        }
+        // A copy is nobody's request.
+        if admitted.place.is_none() {
+            return;
+        }
         self.deployment.recent.push(RequestSummary {
             time_unix_ms: unix_ms(),
             id: meter.id.clone(),
-            revision: self.admitted.revision.number(),
+            revision: admitted.revision.number(),
             tokens_in: u32::try_from(meter.tokens_in).unwrap_or(u32::MAX),
             tokens_out: u32::try_from(meter.tokens_out).unwrap_or(u32::MAX),
-            ttft_us: meter
-                .first_token
-                .map(|first| micros(first.saturating_duration_since(self.admitted.arrived))),
+            ttft_us,
             e2e_us: micros(e2e),
-            finish_reason: finish_reason.to_owned(),
+            finish_reason: if rescued { "taken over".into() } else { finish_reason.to_owned() },
         });
-        self.deployment.request_ended(outcome == Outcome::ServerError);
+        self.deployment.request_ended(outcome == Outcome::ServerError && !rescued);
     }
 }
 

@@ -5,15 +5,19 @@ mod deployment;
 mod generation;
 mod recent;
 mod revision;
+mod route;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use admission::{AdmissionError, Admitted};
+pub use admission::{AdmissionError, Admitted, Rescue};
 pub use deployment::{Deployment, DeploymentLimits, LOADING};
-pub use generation::{Generation, GenerationStep, StartError};
+pub use generation::{Generation, GenerationStep, NotStarted};
 pub use revision::{InFlight, LiveRevision};
+pub use route::{Preference, RevisionWish, Split, SplitKind};
+pub use trial::{Arm, Observation, Trial};
 
 /// Every deployment of the node, by name. The set is fixed while the agent runs; what each routes to is not.
 pub struct Deployments {

@@ -42,6 +42,8 @@ pub struct AnswerQuality {
     pub truncated: bool,
     /// Says the same over and over.
     pub repetitive: bool,
+    /// Begins as refusals do in English.
+    pub refused: bool,
     /// Whether JSON was asked for, and if so, whether it came.
     pub json: Option<bool>,
 }
@@ -70,6 +72,7 @@ struct Shard {
     empty: AtomicU64,
     truncated: AtomicU64,
     repetitive: AtomicU64,
+    refused: AtomicU64,
     json_asked: AtomicU64,
     json_valid: AtomicU64,
 }
@@ -150,6 +153,7 @@ impl Recorder {
         count(&shard.empty, quality.empty);
         count(&shard.truncated, quality.truncated);
         count(&shard.repetitive, quality.repetitive);
+        count(&shard.refused, quality.refused);
         count(&shard.json_asked, quality.json.is_some());
         count(&shard.json_valid, quality.json == Some(true));
     }
@@ -186,6 +190,7 @@ impl Recorder {
                 empty_responses: sum(|shard| &shard.empty),
                 truncated_responses: sum(|shard| &shard.truncated),
                 repetitive_responses: sum(|shard| &shard.repetitive),
+                refused_responses: sum(|shard| &shard.refused),
                 json_asked: sum(|shard| &shard.json_asked),
                 json_valid: sum(|shard| &shard.json_valid),
                 ..v1::Quality::default()

@@ -180,7 +180,9 @@ async fn roll(channel: &Channel, back: bool) {
         let _ = control.rollback(RollbackRequest { deployment, context, to_revision: 0 }).await;
     } else {
         let model = "assistant-worse".to_owned();
-        let _ = control.deploy(DeployRequest { deployment, context, model, force: true }).await;
+        let _ = control
+            .deploy(DeployRequest { deployment, context, model, force: true, ..DeployRequest::default() })
+            .await;
     }
 }
 

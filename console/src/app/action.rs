@@ -1,10 +1,23 @@
-use llmdeck_proto::v1::{ChangePlan, JobReport, JobSummary};
+use llmdeck_proto::v1::rollout::Strategy;
+use llmdeck_proto::v1::{ChangePlan, JobReport, JobSummary, Rollout, RolloutStep};
 
 use super::jobs::JobKey;
 use crate::link::LinkError;
+use crate::model::DeploymentKey;
+
+/// How a new revision is to come to serve.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RolloutChoice {
+    /// Unspecified is the deployment's own.
+    pub strategy: Strategy,
+    /// None are the deployment's own.
+    pub steps: Vec<RolloutStep>,
+    /// `None` is the deployment's own.
+    pub auto_promote: Option<bool>,
+}
 
 /// A change that an agent is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// To a new revision.
     Deploy {
@@ -14,6 +27,8 @@ pub enum Action {
         model: String,
         /// Past the golden floor.
         force: bool,
+        /// At once or in steps.
+        how: RolloutChoice,
     },
     /// Back to an earlier one.
     Rollback {
@@ -24,6 +39,21 @@ pub enum Action {
     },
     /// End a rollout that has not swapped.
     Abort {
+        /// Which deployment.
+        deployment: String,
+    },
+    /// Hold a canary at its step.
+    Pause {
+        /// Which deployment.
+        deployment: String,
+    },
+    /// Let it go on.
+    Resume {
+        /// Which deployment.
+        deployment: String,
+    },
+    /// Send everything to the candidate.
+    Promote {
         /// Which deployment.
         deployment: String,
     },
@@ -47,7 +77,7 @@ pub enum Action {
 }
 
 /// What the shell around the app does next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Intent {
     /// Leave.
     Quit,
@@ -79,6 +109,11 @@ pub enum Intent {
     GetJob {
         /// Which.
         key: JobKey,
+    },
+    /// Ask an agent for the latest rollout of a deployment, in full.
+    GetRollout {
+        /// Which.
+        key: DeploymentKey,
     },
     /// Ask an agent for the models that it knows by tag.
     ListModels {
@@ -119,6 +154,13 @@ pub enum Answer {
         key: JobKey,
         /// What is known of it, or why it is not.
         report: Result<Box<JobReport>, LinkError>,
+    },
+    /// A rollout in full.
+    Rollout {
+        /// Of which deployment.
+        key: DeploymentKey,
+        /// The latest; `None` when there never was one; or why it is not known.
+        rollout: Result<Option<Box<Rollout>>, LinkError>,
     },
     /// Tags of models.
     Models {

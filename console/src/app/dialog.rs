@@ -1,6 +1,7 @@
 use llmdeck_proto::v1::ChangePlan;
+use llmdeck_proto::v1::rollout::Strategy;
 
-use super::action::Action;
+use super::action::{Action, RolloutChoice};
 use super::text_field::TextField;
 use crate::model::DeploymentKey;
 
@@ -15,9 +16,13 @@ pub enum DialogKind {
         tags: Vec<String>,
         /// Swap even below the golden floor.
         force: bool,
+        /// At once or in steps; unspecified is as the deployment has it.
+        strategy: Strategy,
     },
     /// A rollback to the previous revision.
     Rollback,
+    /// Everything to a candidate that is being tried.
+    Promote,
 }
 
 /// Where typing goes.
@@ -79,9 +84,12 @@ impl Dialog {
     pub fn action(&self) -> Action {
         let deployment = self.key.name.clone();
         match &self.kind {
-            DialogKind::Deploy { model, force, .. } => {
-                Action::Deploy { deployment, model: model.text().trim().to_owned(), force: *force }
+            DialogKind::Deploy { model, force, strategy, .. } => {
+                let model = model.text().trim().to_owned();
+                let how = RolloutChoice { strategy: *strategy, ..RolloutChoice::default() };
+                Action::Deploy { deployment, model, force: *force, how }
             }
+            DialogKind::Promote => Action::Promote { deployment },
             DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0 },
         }
     }
@@ -92,7 +100,7 @@ impl Dialog {
             DialogKind::Deploy { model, tags, .. } => {
                 tags.iter().map(String::as_str).filter(|tag| tag.contains(model.text().trim())).collect()
             }
-            DialogKind::Rollback => Vec::new(),
+            DialogKind::Rollback | DialogKind::Promote => Vec::new(),
         }
     }
 }

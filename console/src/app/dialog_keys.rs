@@ -1,6 +1,7 @@
 //! Keys inside a dialog, and how one is opened.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use llmdeck_proto::v1::rollout::Strategy;
 
 use super::action::Intent;
 use super::dialog::{Dialog, DialogKind, Field, PlanState, Progress};
@@ -14,7 +15,7 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
     // What is wrong is most often why someone rolls back.
     let reason = match kind {
         DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
-        DialogKind::Deploy { .. } => String::new(),
+        DialogKind::Deploy { .. } | DialogKind::Promote => String::new(),
     };
     let reason = TextField::new(&reason);
     let serial = app.next_serial();
@@ -32,7 +33,15 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
 }
 
 pub(super) fn open_rollback(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
-    let mut dialog = dialog(app, model, key, DialogKind::Rollback, Field::Reason);
+    open_planned(app, model, key, DialogKind::Rollback)
+}
+
+pub(super) fn open_promote(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    open_planned(app, model, key, DialogKind::Promote)
+}
+
+fn open_planned(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind) -> Vec<Intent> {
+    let mut dialog = dialog(app, model, key, kind, Field::Reason);
     let intent = ask_plan(app, &mut dialog);
     app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
     vec![intent]
@@ -40,7 +49,12 @@ pub(super) fn open_rollback(app: &mut App, model: &Model, key: DeploymentKey) ->
 
 pub(super) fn open_deploy(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
     let node = key.node;
-    let kind = DialogKind::Deploy { model: TextField::default(), tags: Vec::new(), force: false };
+    let kind = DialogKind::Deploy {
+        model: TextField::default(),
+        tags: Vec::new(),
+        force: false,
+        strategy: Strategy::Unspecified,
+    };
     let dialog = dialog(app, model, key, kind, Field::Model);
     app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
     vec![Intent::ListModels { node, serial: app.next_serial() }]
@@ -90,6 +104,12 @@ pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEven
                 intents.extend(plan_if_named(app, &mut dialog));
             }
         }
+        KeyCode::Char('s') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+            if let DialogKind::Deploy { strategy, .. } = &mut dialog.kind {
+                *strategy = next_strategy(*strategy);
+                intents.extend(plan_if_named(app, &mut dialog));
+            }
+        }
         _ => {
             let changed_model = match (&mut dialog.kind, dialog.field) {
                 (DialogKind::Deploy { model, .. }, Field::Model) => model.key(key),
@@ -105,6 +125,15 @@ pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEven
     }
     app.overlay = Some(Overlay::Dialog(dialog));
     intents
+}
+
+fn next_strategy(strategy: Strategy) -> Strategy {
+    match strategy {
+        Strategy::Unspecified => Strategy::Canary,
+        Strategy::Canary => Strategy::Shadow,
+        Strategy::Shadow => Strategy::Replace,
+        Strategy::Replace => Strategy::Unspecified,
+    }
 }
 
 fn on_dialog_enter(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {

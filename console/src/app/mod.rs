@@ -5,6 +5,7 @@ mod dialog;
 mod dialog_keys;
 mod jobs;
 mod palette;
+mod rollout;
 mod rows;
 mod run;
 mod text_field;
@@ -14,10 +15,11 @@ use ratatui::layout::Rect;
 
 use crate::model::{DeploymentKey, Model};
 
-pub use action::{Action, Answer, Intent};
+pub use action::{Action, Answer, Intent, RolloutChoice};
 pub use dialog::{Dialog, DialogKind, Field, PlanState, Progress};
 pub use jobs::{JobKey, JobResult, JobsState, OpenJob};
 pub use palette::{Command, Palette};
+pub use rollout::{OpenRollout, finding_rows};
 pub use rows::{Health, deployment_health, deployment_rows, event_rows, node_health, node_rows};
 pub use run::{RunError, run};
 pub use text_field::TextField;
@@ -32,6 +34,8 @@ pub enum Screen {
     Node(usize),
     /// One deployment over time.
     Deployment(DeploymentKey),
+    /// A deployment's latest rollout: both revisions side by side, and what is known of them.
+    Rollout(DeploymentKey),
     /// What happened, newest first.
     Events,
     /// Long work, newest first.
@@ -89,6 +93,8 @@ pub struct App {
     pub guide: Option<fn(&App, &Model) -> String>,
     /// Where things were drawn last.
     pub hits: Hits,
+    /// The rollout on the screen, as last told in full.
+    pub rollout: Option<OpenRollout>,
     /// Long work.
     pub jobs: JobsState,
     /// A job that was asked for, by its serial and node: it is shown as soon as it has begun.
@@ -110,6 +116,7 @@ impl App {
             notice: None,
             guide: None,
             hits: Hits::default(),
+            rollout: None,
             jobs: JobsState::default(),
             awaited_job: None,
             serial: 0,
@@ -118,7 +125,7 @@ impl App {
 
     /// The deployment that an action is about: the one that fills the screen, else the selected one, else the only one.
     pub fn deployment_in_view(&self, model: &Model) -> Option<DeploymentKey> {
-        if let Screen::Deployment(key) = &self.screen {
+        if let Screen::Deployment(key) | Screen::Rollout(key) = &self.screen {
             return Some(key.clone());
         }
         if let Some(Row::Deployment(key)) = &self.selected {

@@ -20,6 +20,14 @@ pub enum Command {
     Deploy(DeploymentKey),
     /// Begin a rollback.
     Rollback(DeploymentKey),
+    /// To the rollout of a deployment.
+    OpenRollout(DeploymentKey),
+    /// Hold a canary at its step.
+    Pause(DeploymentKey),
+    /// Let it go on.
+    Resume(DeploymentKey),
+    /// Everything to the candidate.
+    Promote(DeploymentKey),
     /// End a rollout.
     Abort(DeploymentKey),
     /// Score now.
@@ -61,6 +69,10 @@ impl Palette {
             all.push((format!("open {at}"), Command::OpenDeployment(key.clone())));
             all.push((format!("deploy {at}"), Command::Deploy(key.clone())));
             all.push((format!("rollback {at}"), Command::Rollback(key.clone())));
+            all.push((format!("rollout {at}"), Command::OpenRollout(key.clone())));
+            all.push((format!("rollout pause {at}"), Command::Pause(key.clone())));
+            all.push((format!("rollout resume {at}"), Command::Resume(key.clone())));
+            all.push((format!("rollout promote {at}"), Command::Promote(key.clone())));
             all.push((format!("rollout abort {at}"), Command::Abort(key.clone())));
             all.push((format!("evaluate {at}"), Command::Evaluate(key.clone())));
             all.push((format!("bench {at} (8 users for 30 s)"), Command::Bench(key)));

@@ -116,6 +116,7 @@ fn ask(channels: &[Channel], intent: Intent, answers: &mpsc::Sender<Answer>, tas
     let node = match &intent {
         Intent::Act { node, .. } | Intent::ListModels { node, .. } | Intent::ListJobs { node } => *node,
         Intent::GetJob { key } => key.node,
+        Intent::GetRollout { key } => key.node,
         Intent::Quit | Intent::Suspend => return,
     };
     let Some(channel) = channels.get(node).cloned() else { return };

@@ -5,7 +5,7 @@ use ratatui::layout::Position;
 
 use super::action::{Action, Answer, Intent};
 use super::dialog::{DialogKind, Field, PlanState, Progress};
-use super::dialog_keys::{on_dialog_key, open_deploy, open_rollback};
+use super::dialog_keys::{on_dialog_key, open_deploy, open_promote, open_rollback};
 use super::jobs::JobKey;
 use super::palette::{Command, Palette};
 use super::rows::{deployment_rows, node_rows};
@@ -36,7 +36,11 @@ pub fn update(app: &mut App, model: &Model, event: AppEvent) -> Vec<Intent> {
         AppEvent::Terminal(Event::Paste(text)) => on_paste(app, &text),
         AppEvent::Terminal(_) => Vec::new(),
         AppEvent::Answer(answer) => on_answer(app, answer),
-        AppEvent::Second => app.look_at_jobs(model),
+        AppEvent::Second => {
+            let mut intents = app.look_at_jobs(model);
+            intents.extend(app.look_at_rollout());
+            intents
+        }
     }
 }
 
@@ -87,6 +91,20 @@ fn on_screen_key(app: &mut App, model: &Model, key: KeyEvent) -> Vec<Intent> {
         KeyCode::Char('1') => app.go_to(Screen::Fleet),
         KeyCode::Char('2') => app.go_to(Screen::Events),
         KeyCode::Char('3') => return open_jobs(app, model),
+        KeyCode::Char('v') => return with_deployment(app, model, |app, _, key| app.open_rollout(key)),
+        KeyCode::Char('p') => {
+            return app
+                .hold_or_go_on()
+                .map(|(node, action)| at_once(app, node, action))
+                .into_iter()
+                .collect();
+        }
+        KeyCode::Char('P') if matches!(app.screen, Screen::Rollout(_)) => {
+            return with_deployment(app, model, open_promote);
+        }
+        KeyCode::Char('x') if matches!(app.screen, Screen::Rollout(_)) => {
+            return app.end_rollout().map(|(node, action)| at_once(app, node, action)).into_iter().collect();
+        }
         KeyCode::Char('x') => return cancel_open_job(app),
         KeyCode::Char('r') => return with_deployment(app, model, open_rollback),
         KeyCode::Char('d') => return with_deployment(app, model, open_deploy),
@@ -165,6 +183,10 @@ fn other_section(app: &mut App, model: &Model) {
 }
 
 fn open_selected(app: &mut App, model: &Model) -> Vec<Intent> {
+    if let Screen::Deployment(key) = &app.screen {
+        let key = key.clone();
+        return app.open_rollout(key);
+    }
     if !matches!(app.screen, Screen::Fleet | Screen::Jobs) {
         return Vec::new();
     }
@@ -209,6 +231,10 @@ fn run_command(app: &mut App, model: &Model, command: Command) -> Vec<Intent> {
         Command::Quit => return vec![Intent::Quit],
         Command::Deploy(key) => return open_deploy(app, model, key),
         Command::Rollback(key) => return open_rollback(app, model, key),
+        Command::OpenRollout(key) => return app.open_rollout(key),
+        Command::Pause(key) => return vec![at_once(app, key.node, Action::Pause { deployment: key.name })],
+        Command::Resume(key) => return vec![at_once(app, key.node, Action::Resume { deployment: key.name })],
+        Command::Promote(key) => return open_promote(app, model, key),
         Command::Abort(key) => return vec![at_once(app, key.node, Action::Abort { deployment: key.name })],
         Command::Evaluate(key) => {
             return vec![at_once(app, key.node, Action::Evaluate { deployment: key.name })];
@@ -297,7 +323,9 @@ fn on_answer(app: &mut App, answer: Answer) -> Vec<Intent> {
                     Err(error) => {
                         dialog.plan = PlanState::None;
                         dialog.error = Some(error.to_string());
-                        if matches!(error, LinkError::Wrong(_)) && dialog.kind != DialogKind::Rollback {
+                        if matches!(error, LinkError::Wrong(_))
+                            && matches!(dialog.kind, DialogKind::Deploy { .. })
+                        {
                             dialog.field = Field::Model;
                         }
                     }
@@ -324,6 +352,7 @@ fn on_answer(app: &mut App, answer: Answer) -> Vec<Intent> {
         (Answer::Accepted { id: Err(error), .. }, _) => app.notice = Some(error.to_string()),
         (Answer::Jobs { node, jobs: Ok(jobs) }, _) => app.jobs.take_list(node, jobs),
         (Answer::Job { key, report }, _) => app.jobs.take_report(&key, report),
+        (Answer::Rollout { key, rollout }, _) => app.take_rollout(&key, rollout),
         _ => {}
     }
     Vec::new()

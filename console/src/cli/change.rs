@@ -1,15 +1,16 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use llmdeck_proto::v1::rollout::State;
-use llmdeck_proto::v1::{ActionContext, ChangePlan, Rollout};
+use clap::{Args, Subcommand, ValueEnum};
+use llmdeck_proto::v1::rollout::{State, Strategy};
+use llmdeck_proto::v1::{ActionContext, Assessment, ChangePlan, Rollout, RolloutStep};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use super::findings::{assessment_json, print_findings};
 use super::output::print_json;
 use super::{CliError, Common};
-use crate::app::Action;
+use crate::app::{Action, RolloutChoice};
 use crate::link::dial;
 use crate::request;
 
@@ -26,11 +27,34 @@ pub(super) struct DeployArguments {
     /// Swap even when the golden score is below the deployment's floor.
     #[arg(long)]
     force: bool,
+    /// At once, in steps, or with copies first; as the deployment is configured where it is not given.
+    #[arg(long, value_enum)]
+    strategy: Option<StrategyArgument>,
+    /// A step of a canary or a shadow: its share, how long at least, and after how many requests: 5%:10m:200. Give one for
+    /// each step.
+    #[arg(long = "step", value_name = "SHARE[:TIME[:REQUESTS]]", value_parser = step, requires = "strategy")]
+    steps: Vec<RolloutStep>,
+    /// Promote it by itself when its steps are over and nothing is worse.
+    #[arg(long, requires = "strategy", conflicts_with = "no_auto_promote")]
+    auto_promote: bool,
+    /// Wait for `rollout promote` when its steps are over.
+    #[arg(long, requires = "strategy")]
+    no_auto_promote: bool,
     /// Why, for the audit.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
     change: ChangeArguments,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StrategyArgument {
+    /// All new requests go over when it is ready.
+    Replace,
+    /// A part of the requests goes over, step by step.
+    Canary,
+    /// It gets copies of requests; nobody sees its answers.
+    Shadow,
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +92,12 @@ pub(super) enum RolloutCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Hold a canary or a shadow at its step; it is still compared, and taken back when it is worse.
+    Pause(SteerArguments),
+    /// Let it go on.
+    Resume(SteerArguments),
+    /// Send all new requests to the candidate now.
+    Promote(SteerArguments),
     /// End a rollout that has not swapped yet.
     Abort {
         /// The deployment.
@@ -81,6 +111,20 @@ pub(super) enum RolloutCommand {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct SteerArguments {
+    /// The deployment.
+    name: String,
+    /// Why, for the audit.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Show what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct EvaluateArguments {
     /// The deployment.
     name: String,
@@ -89,8 +133,59 @@ pub(super) struct EvaluateArguments {
 }
 
 pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
-    let DeployArguments { name, model, force, reason, change } = arguments;
-    make(Action::Deploy { deployment: name.clone(), model, force }, &name, reason, change).await
+    let DeployArguments {
+        name,
+        model,
+        force,
+        strategy,
+        steps,
+        auto_promote,
+        no_auto_promote,
+        reason,
+        change,
+    } = arguments;
+    let how = RolloutChoice {
+        strategy: match strategy {
+            None => Strategy::Unspecified,
+            Some(StrategyArgument::Replace) => Strategy::Replace,
+            Some(StrategyArgument::Canary) => Strategy::Canary,
+            Some(StrategyArgument::Shadow) => Strategy::Shadow,
+        },
+        steps,
+        auto_promote: (auto_promote || no_auto_promote).then_some(auto_promote),
+    };
+    make(Action::Deploy { deployment: name.clone(), model, force, how }, &name, reason, change).await
+}
+
+/// `5%:10m:200`.
+fn step(text: &str) -> Result<RolloutStep, String> {
+    let wrong = || format!("{text:?} is not SHARE[:TIME[:REQUESTS]], such as 5%, 5%:10m or 5%:10m:200");
+    let mut parts = text.split(':');
+    let share = parts.next().and_then(|share| share.strip_suffix('%')).ok_or_else(wrong)?;
+    let percent: f64 = share.trim().parse().map_err(|_| wrong())?;
+    let hold_s = match parts.next() {
+        None => 0,
+        Some(time) => seconds(time).ok_or_else(wrong)?,
+    };
+    let requests = match parts.next() {
+        None => 0,
+        Some(count) => count.parse().map_err(|_| wrong())?,
+    };
+    if parts.next().is_some() || !(percent > 0.0 && percent <= 100.0) {
+        return Err(wrong());
+    }
+    Ok(RolloutStep { share: percent / 100.0, hold_s, requests })
+}
+
+/// `90`, `90s`, `10m`, `2h`.
+fn seconds(text: &str) -> Option<u32> {
+    let (number, unit) = match text.char_indices().last()? {
+        (at, 's') => (&text[..at], 1),
+        (at, 'm') => (&text[..at], 60),
+        (at, 'h') => (&text[..at], 3_600),
+        _ => (text, 1),
+    };
+    number.parse::<u32>().ok()?.checked_mul(unit)
 }
 
 pub(super) async fn rollback(arguments: RollbackArguments) -> Result<(), CliError> {
@@ -106,6 +201,13 @@ pub(super) async fn rollout(command: RolloutCommand) -> Result<(), CliError> {
                 None => Err(CliError::Failed(format!("{name} has had no rollout yet"))),
             }
         }
+        RolloutCommand::Pause(arguments) => steer(|deployment| Action::Pause { deployment }, arguments).await,
+        RolloutCommand::Resume(arguments) => {
+            steer(|deployment| Action::Resume { deployment }, arguments).await
+        }
+        RolloutCommand::Promote(arguments) => {
+            steer(|deployment| Action::Promote { deployment }, arguments).await
+        }
         RolloutCommand::Abort { name, reason, common } => {
             let context = ActionContext { reason, ..ActionContext::default() };
             let changed =
@@ -114,6 +216,14 @@ pub(super) async fn rollout(command: RolloutCommand) -> Result<(), CliError> {
             if common.json { Ok(print_json(&plan_json(&plan))?) } else { Ok(print_effects(&plan)?) }
         }
     }
+}
+
+async fn steer(action: fn(String) -> Action, arguments: SteerArguments) -> Result<(), CliError> {
+    let SteerArguments { name, reason, dry_run, common } = arguments;
+    let context = ActionContext { reason, dry_run, ..ActionContext::default() };
+    let changed = request::act(dial(&common.target), action(name), context).await?;
+    let plan = changed.plan.unwrap_or_default();
+    if common.json { Ok(print_json(&plan_json(&plan))?) } else { Ok(print_effects(&plan)?) }
 }
 
 pub(super) async fn evaluate(arguments: EvaluateArguments) -> Result<(), CliError> {
@@ -177,7 +287,7 @@ fn confirm(plan: &ChangePlan) -> Result<(), CliError> {
 }
 
 async fn follow(channel: Channel, name: &str, id: &str, json: bool) -> Result<Rollout, CliError> {
-    let mut said = String::new();
+    let mut said = None;
     loop {
         let Some(rollout) = request::rollout(channel.clone(), name, id).await? else {
             return Err(CliError::Failed(format!("the agent does not know rollout {id}")));
@@ -185,9 +295,12 @@ async fn follow(channel: Channel, name: &str, id: &str, json: bool) -> Result<Ro
         if rollout.ended_unix_ms.is_some() {
             return Ok(rollout);
         }
-        if !json && rollout.detail != said && !rollout.detail.is_empty() {
+        // Figures change all the time; what is worth a line is where it stands.
+        let verdict = rollout.assessment.as_ref().map(Assessment::verdict);
+        let stands = Some((rollout.state(), rollout.step, rollout.paused, verdict));
+        if !json && stands != said && !rollout.detail.is_empty() {
             eprintln!("{name}@{}: {}", rollout.to_revision, rollout.detail);
-            said.clone_from(&rollout.detail);
+            said = stands;
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
@@ -206,7 +319,7 @@ fn show(rollout: &Rollout, json: bool) -> Result<(), CliError> {
         rollout.detail,
         rollout.failed_requests
     )?;
-    Ok(())
+    Ok(print_findings(rollout, io::stdout())?)
 }
 
 fn print_plan(plan: &ChangePlan, mut out: impl Write) -> io::Result<()> {
@@ -241,6 +354,12 @@ pub(super) fn rollout_json(rollout: &Rollout) -> Value {
         "operator": rollout.operator, "reason": rollout.reason,
         "started_unix_ms": rollout.started_unix_ms, "ended_unix_ms": rollout.ended_unix_ms,
         "failed_requests": rollout.failed_requests,
+        "strategy": strategy_word(rollout.strategy()),
+        "steps": rollout.steps.iter().map(|step| json!({
+            "share": step.share, "hold_s": step.hold_s, "requests": step.requests,
+        })).collect::<Vec<_>>(),
+        "step": rollout.step, "paused": rollout.paused, "auto_promote": rollout.auto_promote,
+        "assessment": rollout.assessment.as_ref().map(assessment_json),
     })
 }
 
@@ -250,10 +369,36 @@ fn state_word(state: State) -> &'static str {
         State::Loading => "loading",
         State::Warming => "warming",
         State::Evaluating => "evaluating",
+        State::Canary => "canary",
         State::Swapping => "swapping",
         State::Draining => "draining",
         State::Done => "done",
         State::Failed => "failed",
         State::Aborted => "aborted",
+        State::RolledBack => "rolled-back",
+    }
+}
+
+fn strategy_word(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Unspecified | Strategy::Replace => "replace",
+        Strategy::Canary => "canary",
+        Strategy::Shadow => "shadow",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::step;
+
+    #[test]
+    fn a_step_is_a_share_with_a_time_and_a_count() {
+        let read = step("5%:10m:200").unwrap();
+        assert_eq!((read.share, read.hold_s, read.requests), (0.05, 600, 200));
+        let read = step("50%").unwrap();
+        assert_eq!((read.share, read.hold_s, read.requests), (0.5, 0, 0));
+        for wrong in ["5", "0%", "101%", "5%:10x", "5%:1m:2:3", "%", ""] {
+            assert!(step(wrong).unwrap_err().contains("5%:10m:200"), "{wrong}");
+        }
     }
 }

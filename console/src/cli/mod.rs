@@ -2,6 +2,7 @@
 
 mod bench;
 mod change;
+mod findings;
 mod list;
 mod output;
 mod status;
@@ -40,7 +41,7 @@ enum Command {
     Deploy(change::DeployArguments),
     /// Move a deployment back to an earlier revision.
     Rollback(change::RollbackArguments),
-    /// Look at a rollout, or end it.
+    /// Look at a rollout, hold it, let it go on, promote it or end it.
     #[command(subcommand)]
     Rollout(change::RolloutCommand),
     /// Score what a deployment serves with its golden suite, now.

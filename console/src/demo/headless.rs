@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use super::{DEPLOYMENT, Demo, WORSE};
-use crate::app::Action;
+use crate::app::{Action, RolloutChoice};
 use crate::clock::unix_ms;
 use crate::link::{LinkError, dial, watch};
 use crate::model::{DeploymentKey, Model};
@@ -73,7 +73,12 @@ pub(super) async fn run(demo: Demo, time: Duration) -> Result<ExitCode> {
 
     let before = watcher.wait_for_score(None).await?;
     tokio::time::sleep(part.saturating_sub(started.elapsed())).await;
-    let deploy = Action::Deploy { deployment: DEPLOYMENT.into(), model: WORSE.into(), force: false };
+    let deploy = Action::Deploy {
+        deployment: DEPLOYMENT.into(),
+        model: WORSE.into(),
+        force: false,
+        how: RolloutChoice::default(),
+    };
     let (deployed, _) = change(&channel, deploy, "the demo deploys a worse model").await?;
     let during = watcher.wait_for_score(Some(before)).await?;
 

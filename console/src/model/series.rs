@@ -143,7 +143,7 @@ pub struct RevisionPoint {
     pub logprob_sum: f64,
     /// See `judged`.
     pub scored_tokens: u64,
-    /// Answers that were empty, cut off or repetitive.
+    /// Answers that were empty, cut off, repetitive or refusals.
     pub flawed: u64,
 }
 
@@ -190,7 +190,10 @@ impl RevisionPoint {
             judged: quality.responses,
             logprob_sum: quality.token_logprob_sum,
             scored_tokens: quality.scored_tokens,
-            flawed: quality.empty_responses + quality.truncated_responses + quality.repetitive_responses,
+            flawed: quality.empty_responses
+                + quality.truncated_responses
+                + quality.repetitive_responses
+                + quality.refused_responses,
         }
     }
 }
@@ -288,7 +291,7 @@ impl Window {
         (self.total.constrained > 0).then(|| self.total.constraint_us as f64 / self.total.constrained as f64)
     }
 
-    /// Share of answers that were empty, cut off or repetitive.
+    /// Share of answers that were empty, cut off, repetitive or refusals.
     pub fn flawed_share(&self) -> Option<f64> {
         (self.total.judged > 0).then(|| self.total.flawed as f64 / self.total.judged as f64)
     }

@@ -75,6 +75,8 @@ pub struct Symbols {
     pub ellipsis: &'static str,
     /// Lines of a chart: p50, p95, p99.
     pub lines: [&'static str; 3],
+    /// The best guess within an interval.
+    pub estimate: &'static str,
     /// The text cursor of a field.
     pub cursor: &'static str,
     /// Points of a plotted line are braille.
@@ -97,6 +99,7 @@ const UNICODE: Symbols = Symbols {
     side: "│",
     ellipsis: "…",
     lines: ["⠤", "⠶", "⠿"],
+    estimate: "•",
     cursor: "▏",
     braille: true,
 };
@@ -117,6 +120,7 @@ const ASCII: Symbols = Symbols {
     side: "|",
     ellipsis: "~",
     lines: [".", "o", "#"],
+    estimate: "o",
     cursor: "_",
     braille: false,
 };

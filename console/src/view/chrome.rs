@@ -89,7 +89,8 @@ fn footer(view: &View<'_>, pen: &mut Pen<'_>) {
     }
     let keys = match app.screen {
         Screen::Fleet => "Enter open   r roll back   d deploy   / filter   : command   ? help",
-        Screen::Deployment(_) => "Esc back   r roll back   d deploy   : command   ? help",
+        Screen::Deployment(_) => "Esc back   Enter rollout   r roll back   d deploy   : command   ? help",
+        Screen::Rollout(_) => "Esc back   p pause   P promote   x end it   r roll back   ? help",
         Screen::Node(_) => "Esc back   Up/Down scroll   : command   ? help",
         Screen::Events => "Esc back   Up/Down scroll   / filter   : command   ? help",
         Screen::Jobs => "Enter open   Esc back   : command (bench …)   ? help",
@@ -99,6 +100,7 @@ fn footer(view: &View<'_>, pen: &mut Pen<'_>) {
         Screen::Fleet => "1 Fleet",
         Screen::Node(_) => "Node",
         Screen::Deployment(_) => "Deployment",
+        Screen::Rollout(_) => "Rollout",
         Screen::Events => "2 Events",
         Screen::Jobs => "3 Jobs",
         Screen::Job(_) => "Job",

@@ -309,5 +309,6 @@ pub(crate) fn state_word(state: State) -> &'static str {
         State::Stopped => "stopped",
         State::Failed => "failed",
         State::Unloaded => "unloaded",
+        State::Shadow => "shadow",
     }
 }

@@ -1,4 +1,4 @@
-use llmdeck_proto::v1::rollout::State;
+use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{ChangePlan, Rollout};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -19,11 +19,12 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
     let title = match dialog.kind {
         DialogKind::Deploy { .. } => format!("Deploy {}", dialog.key.name),
         DialogKind::Rollback => format!("Roll back {}", dialog.key.name),
+        DialogKind::Promote => format!("Promote {}", dialog.key.name),
     };
     let mut pen = boxed(view, &title, (WIDTH, HEIGHT), area, buffer);
     let last = HEIGHT - 3;
     let mut y = 0;
-    if let DialogKind::Deploy { model, force, .. } = &dialog.kind {
+    if let DialogKind::Deploy { model, force, strategy, .. } = &dialog.kind {
         field(
             view,
             &mut pen,
@@ -37,9 +38,16 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
             let suggestions = dialog.suggestions().join("  ");
             pen.put(LABEL, y, &suggestions, Tone::Quiet);
         }
-        if *force {
-            pen.put_right(pen.area.width, y, "forced past the floor", Tone::Warning);
-        }
+        let chosen = match strategy {
+            Strategy::Unspecified => "",
+            Strategy::Replace => "all at once",
+            Strategy::Canary => "as a canary",
+            Strategy::Shadow => "as a shadow",
+        };
+        let forced = if *force { "forced past the floor" } else { "" };
+        let said =
+            [chosen, forced].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ");
+        pen.put_right(pen.area.width, y, &said, if *force { Tone::Warning } else { Tone::Information });
         y += 1;
     }
     match &dialog.plan {
@@ -50,7 +58,7 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         PlanState::Ready(plan) => y = draw_plan(&mut pen, y, plan),
     }
     y += 1;
-    if matches!(dialog.plan, PlanState::Ready(_)) || dialog.kind == DialogKind::Rollback {
+    if matches!(dialog.plan, PlanState::Ready(_)) || !matches!(dialog.kind, DialogKind::Deploy { .. }) {
         let editing = dialog.field == Field::Reason && dialog.progress == Progress::Editing;
         field(view, &mut pen, y.min(last - 2), "reason", &dialog.reason, editing);
     }
@@ -96,7 +104,8 @@ fn draw_progress(view: &View<'_>, dialog: &Dialog, pen: &mut Pen<'_>, last: u16)
     let keys = match &dialog.progress {
         Progress::Editing => match (&dialog.kind, &dialog.plan) {
             (DialogKind::Rollback, _) => "Enter roll back   Esc no",
-            (_, PlanState::Ready(_)) => "Enter deploy   Tab model   Ctrl-F force   Esc no",
+            (DialogKind::Promote, _) => "Enter promote   Esc no",
+            (_, PlanState::Ready(_)) => "Enter deploy   Tab model   Ctrl-S strategy   Ctrl-F force   Esc no",
             _ => "Enter see what would change   Down choose   Esc no",
         },
         Progress::Sent(_) => "Esc close",
@@ -140,6 +149,9 @@ pub(super) fn progress_line(view: &View<'_>, rollout: &Rollout) -> (String, Tone
         }
         State::Failed => (format!("{revision} failed: {}", rollout.detail), Tone::Bad),
         State::Aborted => (format!("{revision} {}", rollout.detail), Tone::Warning),
+        State::RolledBack => {
+            (format!("{revision} was taken back; {}; {failed} failed", rollout.detail), Tone::Warning)
+        }
         _ => {
             let progress = rollout.progress.map(|share| format!(" {}", percent(share))).unwrap_or_default();
             (format!("{revision}: {}{progress} ({})", rollout.detail, age(took)), Tone::Information)

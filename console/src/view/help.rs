@@ -5,7 +5,7 @@ use super::View;
 use super::overlay::boxed;
 use crate::theme::Tone;
 
-const KEYS: [(&str, &str); 16] = [
+const KEYS: [(&str, &str); 17] = [
     ("Enter", "open what is selected"),
     ("Esc", "back; in a dialog: no"),
     ("Up Down j k", "select, or scroll"),
@@ -13,11 +13,12 @@ const KEYS: [(&str, &str); 16] = [
     ("Tab", "deployments or nodes; the next field of a dialog"),
     ("r", "roll back: shows what will change, then asks"),
     ("d", "deploy another model: shows what will change, then asks"),
+    ("v", "a deployment's rollout; there p holds it, P promotes, x ends it"),
     ("/", "filter by name; Esc shows all again"),
     (":", "any command by name"),
     ("1 2 3", "fleet, events, jobs"),
     ("x", "on a job: end it; what it measured is kept"),
-    ("Ctrl-F", "in a deploy: past the golden floor"),
+    ("Ctrl-S Ctrl-F", "in a deploy: canary, shadow or at once; past the golden floor"),
     ("Ctrl-Z", "to the shell; fg comes back"),
     ("?", "this"),
     ("q Ctrl-C", "leave; nothing that runs is stopped"),

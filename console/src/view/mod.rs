@@ -14,6 +14,7 @@ mod node;
 mod overlay;
 mod palette;
 mod pen;
+mod rollout;
 
 use jiff::tz::TimeZone;
 use ratatui::buffer::Buffer;
@@ -61,6 +62,7 @@ pub fn draw(view: &View<'_>, area: Rect, buffer: &mut Buffer) -> Hits {
         Screen::Fleet => fleet::draw(view, body, buffer, &mut hits),
         Screen::Node(node) => node::draw(view, *node, body, buffer),
         Screen::Deployment(key) => deployment::draw(view, key, body, buffer),
+        Screen::Rollout(key) => rollout::draw(view, key, body, buffer),
         Screen::Events => events::draw(view, body, buffer),
         Screen::Jobs => jobs::draw(view, body, buffer, &mut hits),
         Screen::Job(key) => job::draw(view, key, body, buffer),

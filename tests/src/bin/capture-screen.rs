@@ -4,7 +4,7 @@
 //! cargo run -p llmdeck-tests --bin capture-screen
 //! ```
 
-use llmdeck::app::Action;
+use llmdeck::app::{Action, RolloutChoice};
 use llmdeck_tests::{ASSISTANT, AgentProcess, Console, change, traffic, wait_for};
 
 #[tokio::main]
@@ -14,8 +14,12 @@ async fn main() {
     let load = traffic(&agent, 15.0);
     let console = Console::start(&[&agent.target().to_string()], 80, 24);
     wait_for("traffic", async || (load.report().ok > 60).then_some(())).await;
-    let worse =
-        Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: false };
+    let worse = Action::Deploy {
+        deployment: "assistant".into(),
+        model: "assistant-worse".into(),
+        force: false,
+        how: RolloutChoice::default(),
+    };
     change(&agent.channel(), worse, "longer context").await.expect("the deploy was refused");
     let answered = load.report().ok;
     wait_for("traffic on the worse model", async || (load.report().ok > answered + 60).then_some(())).await;
