@@ -4,18 +4,20 @@
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use jiff::tz::TimeZone;
-use llmdeck::app::{Answer, App, AppEvent, Intent, Screen, update};
+use llmdeck::app::{Action, Answer, App, AppEvent, Intent, Screen, update};
 use llmdeck::link::{LinkError, LinkEvent};
 use llmdeck::model::{DeploymentKey, Model};
 use llmdeck::theme::{ColorDepth, Theme};
 use llmdeck::view::{View, draw};
 use llmdeck_proto::sparse::SparseHistogram;
 use llmdeck_proto::v1::alert::Severity;
+use llmdeck_proto::v1::finding::Scale;
 use llmdeck_proto::v1::gpu_driver::State as DriverState;
 use llmdeck_proto::v1::revision::State;
+use llmdeck_proto::v1::rollout::{State as RolloutState, Strategy};
 use llmdeck_proto::v1::{
-    Alert, ChangePlan, Counters, Deployment, Event as NodeEvent, Frame, Gpu, GpuDriver, Host, Quality,
-    Revision,
+    Alert, Assessment, ChangePlan, Counters, Deployment, Event as NodeEvent, Finding, Frame, Gpu, GpuDriver,
+    Host, Quality, Revision, Rollout, RolloutStep, Verdict,
 };
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -252,5 +254,101 @@ fn rollback_dialog_from_the_key_to_its_refusal() {
     assert!(
         screen.contains("refused: alice") && screen.contains("roll back?"),
         "nothing typed is lost: {screen}"
+    );
+}
+
+/// What is known of a metric when the candidate has finished so many requests.
+fn finding(metric: &str, verdict: Verdict, (stable, candidate): (f64, f64), half_width: f64) -> Finding {
+    let timed = metric.starts_with("ttft") || metric.starts_with("tpot");
+    let (scale, effect, margin) = if timed {
+        (Scale::Ratio, candidate / stable, 0.10)
+    } else {
+        (Scale::Difference, candidate - stable, 0.02)
+    };
+    Finding {
+        metric: metric.into(),
+        verdict: verdict.into(),
+        judged: metric != "ttft_p99",
+        stable: Some(stable),
+        candidate: Some(candidate),
+        effect: Some(effect),
+        low: Some(effect - half_width),
+        high: (metric != "ttft_p99").then_some(effect + half_width),
+        scale: scale.into(),
+        margin,
+    }
+}
+
+fn assessment(requests: u64) -> Assessment {
+    let half_width = 4.0 / (requests as f64).sqrt();
+    Assessment {
+        verdict: Verdict::Undecided.into(),
+        sentence: "undecided".into(),
+        stable_requests: 3 * requests,
+        candidate_requests: requests,
+        findings: vec![
+            finding("error_rate", Verdict::NoWorse, (0.001, 0.002), half_width / 20.0),
+            finding("quality", Verdict::Better, (0.91, 0.95), half_width / 20.0),
+            finding("ttft_p95", Verdict::Undecided, (231_000.0, 262_000.0), half_width),
+            finding("ttft_p99", Verdict::Undecided, (412_000.0, 431_000.0), half_width),
+            finding("tpot_p95", Verdict::NoWorse, (21_000.0, 20_400.0), half_width / 2.0),
+        ],
+        time_unix_ms: START_UNIX_MS,
+    }
+}
+
+fn canary() -> Rollout {
+    let step = |share, requests| RolloutStep { share, hold_s: 300, requests };
+    Rollout {
+        deployment: "chat".into(),
+        id: "1".into(),
+        from_revision: 8,
+        to_revision: 9,
+        state: RolloutState::Canary.into(),
+        detail: "step 2 of 3, 25 %: undecided after 310 requests: ttft_p95 is +13 % (-9 % to +36 %)".into(),
+        progress: Some(0.6),
+        operator: "alice".into(),
+        reason: "longer context".into(),
+        started_unix_ms: START_UNIX_MS - 540_000,
+        strategy: Strategy::Canary.into(),
+        steps: vec![step(0.05, 100), step(0.25, 300), step(0.5, 500)],
+        step: 1,
+        auto_promote: true,
+        assessment: Some(assessment(310)),
+        history: (1..60).map(|look| assessment(5 * look + 10)).collect(),
+        ..Rollout::default()
+    }
+}
+
+#[test]
+fn a_rollout_from_the_key_to_its_promotion() {
+    let (mut app, model) = (App::new(), model());
+    press(&mut app, &model, KeyCode::Down);
+    let asked = press(&mut app, &model, KeyCode::Char('v'));
+    let [Intent::GetRollout { key }] = &asked[..] else { panic!("{asked:?}") };
+    let told = Answer::Rollout { key: key.clone(), rollout: Ok(Some(Box::new(canary()))) };
+    update(&mut app, &model, AppEvent::Answer(told));
+    insta::assert_snapshot!("rollout_80x24", screen(&app, &model, (80, 24), false));
+    press(&mut app, &model, KeyCode::Down);
+    press(&mut app, &model, KeyCode::Down);
+    insta::assert_snapshot!("rollout_120x40", screen(&app, &model, (120, 40), false));
+    let ascii = screen(&app, &model, (80, 24), true);
+    assert!(ascii.is_ascii(), "{ascii}");
+
+    let held = press(&mut app, &model, KeyCode::Char('p'));
+    assert!(
+        matches!(&held[..], [Intent::Act { action: Action::Pause { .. }, dry_run: false, .. }]),
+        "{held:?}"
+    );
+    let ended = press(&mut app, &model, KeyCode::Char('x'));
+    assert!(
+        matches!(&ended[..], [Intent::Act { action: Action::Abort { .. }, dry_run: false, .. }]),
+        "{ended:?}"
+    );
+    // To promote is not taken back by the next key, and so is asked for first.
+    let asked = press(&mut app, &model, KeyCode::Char('P'));
+    assert!(
+        matches!(&asked[..], [Intent::Act { action: Action::Promote { .. }, dry_run: true, .. }]),
+        "{asked:?}"
     );
 }

@@ -160,7 +160,7 @@ pub(super) fn progress_line(view: &View<'_>, rollout: &Rollout) -> (String, Tone
 }
 
 /// Over two lines where one is too short.
-fn wrapped(pen: &mut Pen<'_>, y: u16, text: &str, tone: Tone) {
+pub(super) fn wrapped(pen: &mut Pen<'_>, y: u16, text: &str, tone: Tone) {
     let room = usize::from(pen.area.width);
     let (mut first, mut rest) = (String::new(), String::new());
     for word in text.split(' ') {

@@ -7,7 +7,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::View;
-use super::dialog::progress_line;
+use super::dialog::{progress_line, wrapped};
 use super::format::{age, milliseconds, percent};
 use super::pen::{Cell, Column, Pen};
 use crate::app::finding_rows;
@@ -69,7 +69,8 @@ fn head(view: &View<'_>, rollout: &Rollout, pen: &mut Pen<'_>) {
     let who = format!("{} by {}{why}", age(took), rollout.operator);
     pen.put(x + 2, 0, &who, Tone::Quiet);
     let (sentence, tone) = progress_line(view, rollout);
-    pen.put(1, 1, &sentence, tone);
+    let width = pen.area.width.saturating_sub(2);
+    wrapped(&mut pen.columns(1, width), 1, &sentence, tone);
     if !rollout.steps.is_empty() {
         steps(view, rollout, pen);
     }
@@ -82,7 +83,7 @@ fn steps(view: &View<'_>, rollout: &Rollout, pen: &mut Pen<'_>) {
     let passed = rollout.state() == State::Done || rollout.state() == State::Draining;
     let mut x = 1;
     for (index, step) in (0u32..).zip(&rollout.steps) {
-        x = pen.put(x, 2, &percent(step.share), Tone::Plain) + 1;
+        x = pen.put(x, 3, &percent(step.share), Tone::Plain) + 1;
         let share = match index.cmp(&rollout.step) {
             _ if passed => 1.0,
             std::cmp::Ordering::Less => 1.0,
@@ -90,8 +91,8 @@ fn steps(view: &View<'_>, rollout: &Rollout, pen: &mut Pen<'_>) {
             std::cmp::Ordering::Greater => 0.0,
         };
         let full = (share * STEP_BAR as f64).round() as usize;
-        x = pen.put(x, 2, &whole.repeat(full), Tone::Plain);
-        x = pen.put(x, 2, &symbols.rule.repeat(STEP_BAR - full.min(STEP_BAR)), Tone::Quiet) + 2;
+        x = pen.put(x, 3, &whole.repeat(full), Tone::Plain);
+        x = pen.put(x, 3, &symbols.rule.repeat(STEP_BAR - full.min(STEP_BAR)), Tone::Quiet) + 2;
     }
     let then = match (rollout.auto_promote, rollout.paused) {
         (_, true) => "held; p goes on",
@@ -99,7 +100,7 @@ fn steps(view: &View<'_>, rollout: &Rollout, pen: &mut Pen<'_>) {
         (false, false) => "then waits for P",
     };
     if rollout.ended_unix_ms.is_none() {
-        pen.put(x, 2, then, if rollout.paused { Tone::Warning } else { Tone::Quiet });
+        pen.put(x, 3, then, if rollout.paused { Tone::Warning } else { Tone::Quiet });
     }
 }
 
@@ -112,13 +113,12 @@ fn draw_table(view: &View<'_>, rollout: &Rollout, findings: &[&Finding], selecte
     pen.rule(0, &title);
     let columns = [
         Column::left(" METRIC", 19),
-        Column::right("STABLE", 9),
-        Column::right("NEW", 9),
+        Column::right("STABLE", 8),
+        Column::right("NEW", 8),
         Column::right("CHANGE", 9),
-        Column::right("SURELY WITHIN", 17),
+        Column::right("SURELY WITHIN", 15),
         Column::right("ALLOWED", 9),
-        Column::left(" ", 1),
-        Column::left("VERDICT", 12),
+        Column::left("VERDICT", 11),
     ];
     pen.titles(1, &columns);
     let room = usize::from(pen.area.height.saturating_sub(2));
@@ -139,7 +139,12 @@ fn cells(view: &View<'_>, finding: &Finding) -> Vec<Cell> {
         |value: Option<f64>| value.map_or(missing.to_owned(), |value| effect(finding.scale(), value));
     let within = match (finding.low, finding.high) {
         (None, None) => missing.to_owned(),
-        (low, high) => format!("{} .. {}", change(low), change(high)),
+        (low, high) => {
+            let bound = |value: Option<f64>| {
+                value.map_or(missing.to_owned(), |value| without_unit(finding.scale(), value))
+            };
+            format!("{}..{} {}", bound(low), bound(high), unit(finding.scale()))
+        }
     };
     let tone = if finding.judged { Tone::Plain } else { Tone::Quiet };
     let (verdict, verdict_tone) = match (finding.verdict(), finding.judged) {
@@ -156,7 +161,6 @@ fn cells(view: &View<'_>, finding: &Finding) -> Vec<Cell> {
         (change(finding.effect), tone),
         (within, tone),
         (if finding.judged { allowed(finding) } else { missing.to_owned() }, tone),
-        (String::new(), tone),
         (verdict.to_owned(), verdict_tone),
     ]
 }
@@ -166,17 +170,30 @@ fn in_unit(metric: &str, value: f64) -> String {
     if metric.starts_with("output_tokens") {
         format!("{value:.0}")
     } else if ["ttft", "tpot", "e2e"].iter().any(|timed| metric.starts_with(timed)) {
-        format!("{} ms", milliseconds(value as u64))
+        if value < 1e7 {
+            format!("{} ms", milliseconds(value as u64))
+        } else {
+            format!("{:.0} s", value / 1e6)
+        }
     } else {
         percent(value)
     }
 }
 
 fn effect(scale: Scale, value: f64) -> String {
+    format!("{} {}", without_unit(scale, value), unit(scale))
+}
+
+fn without_unit(scale: Scale, value: f64) -> String {
     match scale {
-        Scale::Ratio => format!("{:+.0} %", (value - 1.0) * 100.0),
-        Scale::Difference | Scale::Unspecified => format!("{:+.1} pt", value * 100.0),
+        Scale::Ratio => format!("{:+.0}", (value - 1.0) * 100.0),
+        Scale::Difference | Scale::Unspecified => format!("{:+.1}", value * 100.0),
     }
+}
+
+/// Percent, or points of a hundred.
+fn unit(scale: Scale) -> &'static str {
+    if scale == Scale::Ratio { "%" } else { "pt" }
 }
 
 fn allowed(finding: &Finding) -> String {

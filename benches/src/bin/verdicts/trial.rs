@@ -96,9 +96,9 @@ fn one(setting: Setting, requests: u64, seed: u64) -> Outcome {
         let look = match setting.looks {
             Looks::Always => {
                 if on_candidate {
-                    ranks.add_candidate(ttft)
+                    ranks.add_candidate(ttft);
                 } else {
-                    ranks.add_stable(ttft)
+                    ranks.add_stable(ttft);
                 }
                 outcome.rank_test |= ranks.is_larger();
                 true
