@@ -32,6 +32,8 @@ const MOST_GROWTH: f64 = 0.02;
 const ROLLOUT_EVERY: Duration = Duration::from_secs(120);
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The cache is small enough to be full of remembered prompts within a minute of each rollout: filling it is no growth.
+const CONFIG: &str = "[[deployment]]\nname = \"assistant\"\nmodel = \"assistant\"\nsuite = \"assistant-suite\"\ncache_bytes = 4194304\n";
 const MOST_UNDER_WAY: usize = 256;
 
 /// Runs an agent under random load, and watches its memory.
@@ -75,10 +77,14 @@ async fn main() -> Result<ExitCode> {
     let folder = std::env::temp_dir().join(format!("llmdeck-soak-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let socket = folder.join("agent.sock");
+    let config = folder.join("llmdeck.toml");
+    std::fs::write(&config, CONFIG)?;
     let agent = Agent(
         Command::new(&arguments.agent)
             .args(["run", "--http", HTTP, "--listen"])
             .arg(&socket)
+            .arg("--config")
+            .arg(&config)
             .arg("--data-dir")
             .arg(folder.join("data"))
             .stderr(Stdio::null())

@@ -2,7 +2,7 @@
 
 /// Least bytes of an allocation with pages of its own, which go back to the system when it is freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const PAGES_OF_ITS_OWN_BYTES: i32 = 128 << 10;
+const PAGES_OF_ITS_OWN_BYTES: i32 = 64 << 10;
 /// Free bytes at the end of a heap that go back to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TRIMMED_BYTES: i32 = 1 << 20;
