@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Metrics, router};
+use crate::backend::end_leftover_children;
 use crate::config::{Config, DeploymentConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::frames::FrameLoop;
@@ -122,10 +123,14 @@ impl Agent {
         let artifacts = folder.join("artifacts");
         let builtin = BuiltinArtifacts::unpack(&artifacts)
             .map_err(system(format!("writing the built-in models to {}", artifacts.display())))?;
-        let registry = Arc::new(Registry::new(builtin, Arc::clone(&store)));
+        let left = end_leftover_children(folder);
+        if left > 0 {
+            tracing::warn!(left, "servers that an earlier agent left running were ended");
+        }
+        let registry = Arc::new(Registry::new(builtin, Arc::clone(&store), artifacts));
         let settings = settings(&config, &registry)?;
         let events = Arc::new(Events::default());
-        let loader = Arc::new(loader(&config, &registry, &events)?);
+        let loader = Arc::new(loader(&config, &registry, &events, folder)?);
         let all = config.deployments.iter().map(|config| deployment(config, &loader)).collect();
         let deployments = Arc::new(Deployments::new(all));
         loader.set_deployments(&deployments);
@@ -218,6 +223,7 @@ impl Agent {
         self.events.push(Severity::Information, "agent", "is stopping; new requests are refused", "");
         self.jobs.cancel_all();
         let drained = self.deployments.close_and_drain(self.patience).await;
+        self.deployments.stop_children().await;
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
@@ -250,11 +256,17 @@ fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, Roll
     config.deployments.iter().map(one).collect()
 }
 
-fn loader(config: &Config, registry: &Arc<Registry>, events: &Arc<Events>) -> Result<Loader, StartError> {
+fn loader(
+    config: &Config,
+    registry: &Arc<Registry>,
+    events: &Arc<Events>,
+    data_dir: &Path,
+) -> Result<Loader, StartError> {
     let pool = Arc::new(config.compute_pool().map_err(StartError::Threads)?);
     let budget = MemoryBudget::new(config.model_memory_bytes(), config.guaranteed());
     let settings = config.deployments.iter().map(|config| (config.name.clone(), config.load_settings()));
-    Ok(Loader::new(Arc::clone(registry), pool, budget, Arc::clone(events), settings.collect()))
+    let (registry, events, data_dir) = (Arc::clone(registry), Arc::clone(events), data_dir.to_owned());
+    Ok(Loader::new(registry, pool, budget, events, settings.collect(), data_dir))
 }
 
 fn deployment(config: &DeploymentConfig, loader: &Arc<Loader>) -> Arc<Deployment> {

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod alerts;
 pub mod api;
+pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod data_dir;

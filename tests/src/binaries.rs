@@ -11,6 +11,8 @@ pub struct Binaries {
     pub console: PathBuf,
     /// `panic-in-terminal`
     pub panic_in_terminal: PathBuf,
+    /// `scripted-server`
+    pub scripted_server: PathBuf,
     /// The fake `libnvidia-ml.so`.
     pub nvml: PathBuf,
 }
@@ -36,6 +38,7 @@ pub fn binaries() -> &'static Binaries {
             agent: profile_folder.join("llmdeck-agent"),
             console: profile_folder.join("llmdeck"),
             panic_in_terminal: profile_folder.join("panic-in-terminal"),
+            scripted_server: profile_folder.join("scripted-server"),
             nvml: profile_folder.join("libllmdeck_fake_nvml.so"),
         }
     })

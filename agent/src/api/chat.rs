@@ -14,10 +14,11 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::answer::{Asked, Prompt, Wording, answer};
+use super::answer::{Asked, ForEngine, Prompt, Wording, answer};
 use super::error::ApiError;
-use super::parameters::{Parameters, at_least_one, parse};
+use super::parameters::{Head, Parameters, at_least_one, parse};
 use super::preference::preference;
+use super::proxy::Passed;
 
 const MOST_MESSAGES: usize = 1_024;
 const MOST_TOP_LOGPROBS: i64 = 20;
@@ -71,23 +72,26 @@ pub(super) async fn chat_completions(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = body?;
-    let parameters: Parameters = parse(&body)?;
-    let request: ChatRequest = parse(&body)?;
-    let deployment = api.deployment(&parameters.model)?;
-    let stream = parameters.stream.unwrap_or(false);
+    let head: Head = parse(&body)?;
+    let deployment = api.deployment(&head.model)?;
+    let passed = Passed { path: "/v1/chat/completions", stream: head.stream(), body: body.clone() };
+    let preference = preference(&headers, head.end_user())?;
+    answer(Asked { deployment, preference, arrived, passed, for_engine: for_engine(&body) }).await
+}
+
+fn for_engine(body: &[u8]) -> Result<ForEngine<ChatPrompt, ChatWording>, ApiError> {
+    let parameters: Parameters = parse(body)?;
+    let request: ChatRequest = parse(body)?;
     let mut checked = parameters.check()?;
     if let Some(tokens) = request.max_completion_tokens {
         checked.max_tokens = Some(at_least_one("max_completion_tokens", tokens)?);
     }
     checked.sampling.top_logprobs = top_logprobs(&request)?;
     if request.tools.is_some_and(|tools| !tools.is_empty()) {
-        return Err(ApiError::field("tools", "are not supported"));
+        return Err(ApiError::field("tools", "are not supported by the built-in engine"));
     }
-    let messages = messages(request.messages)?;
-    let admitted = deployment.admit(arrived, &preference(&headers, &checked)?).await?;
-    let named = checked.sampling.top_logprobs.is_some();
-    let asked = Asked { deployment, admitted, prompt: ChatPrompt(messages), checked, stream };
-    answer(asked, ChatWording { named }).await
+    let wording = ChatWording { named: checked.sampling.top_logprobs.is_some() };
+    Ok(ForEngine { prompt: ChatPrompt(messages(request.messages)?), checked, wording })
 }
 
 struct ChatPrompt(Vec<Message>);
@@ -141,6 +145,7 @@ fn messages(messages: Vec<RequestMessage>) -> Result<Vec<Message>, ApiError> {
         .collect())
 }
 
+#[derive(Clone, Copy)]
 struct ChatWording {
     named: bool,
 }

@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Api;
-use super::answer::{Asked, Prompt, Wording, answer};
+use super::answer::{Asked, ForEngine, Prompt, Wording, answer};
 use super::error::ApiError;
-use super::parameters::{Parameters, parse};
+use super::parameters::{Head, Parameters, parse};
 use super::preference::preference;
+use super::proxy::Passed;
 
 const MOST_LOGPROBS: i64 = 5;
 /// OpenAI's default of the legacy endpoint.
@@ -50,13 +51,18 @@ pub(super) async fn completions(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = body?;
-    let parameters: Parameters = parse(&body)?;
-    let request: CompletionRequest = parse(&body)?;
-    let deployment = api.deployment(&parameters.model)?;
-    let stream = parameters.stream.unwrap_or(false);
+    let head: Head = parse(&body)?;
+    let deployment = api.deployment(&head.model)?;
+    let passed = Passed { path: "/v1/completions", stream: head.stream(), body: body.clone() };
+    let preference = preference(&headers, head.end_user())?;
+    answer(Asked { deployment, preference, arrived, passed, for_engine: for_engine(&body) }).await
+}
+
+fn for_engine(body: &[u8]) -> Result<ForEngine<RequestPrompt, CompletionWording>, ApiError> {
+    let parameters: Parameters = parse(body)?;
+    let request: CompletionRequest = parse(body)?;
     let mut checked = parameters.check()?;
     checked.max_tokens = checked.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
-    let named = request.logprobs.is_some();
     if let Some(count) = request.logprobs {
         if !(0..=MOST_LOGPROBS).contains(&count) {
             return Err(ApiError::field(
@@ -67,17 +73,16 @@ pub(super) async fn completions(
         checked.sampling.top_logprobs = usize::try_from(count).ok();
     }
     if request.echo == Some(true) {
-        return Err(ApiError::field("echo", "is not supported"));
+        return Err(ApiError::field("echo", "is not supported by the built-in engine"));
     }
     if request.suffix.is_some_and(|suffix| !suffix.is_empty()) {
-        return Err(ApiError::field("suffix", "is not supported"));
+        return Err(ApiError::field("suffix", "is not supported by the built-in engine"));
     }
     if request.best_of.is_some_and(|best_of| best_of != 1) {
         return Err(ApiError::field("best_of", "must be 1"));
     }
-    let admitted = deployment.admit(arrived, &preference(&headers, &checked)?).await?;
-    let asked = Asked { deployment, admitted, prompt: request.prompt, checked, stream };
-    answer(asked, CompletionWording { named, offset: 0 }).await
+    let wording = CompletionWording { named: request.logprobs.is_some(), offset: 0 };
+    Ok(ForEngine { prompt: request.prompt, checked, wording })
 }
 
 impl Prompt for RequestPrompt {
@@ -106,6 +111,7 @@ impl Prompt for RequestPrompt {
     }
 }
 
+#[derive(Clone, Copy)]
 struct CompletionWording {
     named: bool,
     /// Characters of the answer so far.

@@ -70,6 +70,21 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", why)
     }
 
+    /// Another server, whose fault it is.
+    pub(super) fn bad_gateway(why: &str) -> Self {
+        let message = format!("the model's server failed: {why}");
+        Self { code: Some("backend_failed"), ..Self::new(StatusCode::BAD_GATEWAY, "server_error", message) }
+    }
+
+    /// What another server found wrong with the request, in its words.
+    pub(super) fn of_server(status: StatusCode, body: &[u8]) -> Self {
+        let said: Value = serde_json::from_slice(body).unwrap_or_default();
+        let words = said["error"]["message"].as_str().or(said["message"].as_str()).map(str::to_owned);
+        let words = words.unwrap_or_else(|| String::from_utf8_lossy(body).chars().take(300).collect());
+        let param = said["error"]["param"].as_str().map(str::to_owned);
+        Self { param, ..Self::new(status, "invalid_request_error", words) }
+    }
+
     pub(super) fn body(&self) -> Value {
         json!({ "error": {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code,

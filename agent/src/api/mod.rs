@@ -10,6 +10,7 @@ mod metrics;
 mod models;
 mod parameters;
 mod preference;
+mod proxy;
 
 use std::sync::Arc;
 

@@ -30,10 +30,32 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(parsed)
 }
 
+/// What is needed to know where a request goes, whatever else is in it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Head {
+    pub(super) model: String,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    safety_identifier: Option<String>,
+}
+
+impl Head {
+    pub(super) fn stream(&self) -> bool {
+        self.stream.unwrap_or(false)
+    }
+
+    /// Whose request it is.
+    pub(super) fn end_user(self) -> Option<String> {
+        self.safety_identifier.or(self.user)
+    }
+}
+
 /// OpenAI's names; `top_k`, `min_p`, `repetition_penalty` and `structured_outputs` as vLLM names them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Parameters {
-    pub(super) model: String,
     #[serde(default)]
     pub(super) stream: Option<bool>,
     #[serde(default)]

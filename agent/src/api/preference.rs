@@ -2,11 +2,10 @@ use axum::http::HeaderMap;
 
 use super::answer::REVISION_HEADER;
 use super::error::ApiError;
-use super::parameters::Checked;
 use crate::serving::{Preference, RevisionWish};
 
 /// Where a request would like to go: its user's way, or what its header says.
-pub(super) fn preference(headers: &HeaderMap, checked: &Checked) -> Result<Preference, ApiError> {
+pub(super) fn preference(headers: &HeaderMap, user: Option<String>) -> Result<Preference, ApiError> {
     let revision = match headers.get(REVISION_HEADER).map(|value| value.to_str().unwrap_or_default()) {
         None => None,
         Some("stable") => Some(RevisionWish::Stable),
@@ -21,5 +20,5 @@ pub(super) fn preference(headers: &HeaderMap, checked: &Checked) -> Result<Prefe
             Some(RevisionWish::Number(number))
         }
     };
-    Ok(Preference { user: checked.user.clone(), revision })
+    Ok(Preference { user, revision })
 }

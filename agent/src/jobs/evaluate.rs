@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::list::{JobEnd, Jobs, TooManyJobs};
-use crate::placement::Loaded;
+use crate::backend::Backend;
 use crate::quality::{Suite, run_suite};
 use crate::serving::LiveRevision;
 
@@ -14,13 +14,13 @@ impl Jobs {
         &self,
         subject: String,
         live: Arc<LiveRevision>,
-        engine: Arc<Loaded>,
+        backend: Backend,
         suite: Arc<Suite>,
     ) -> Result<String, TooManyJobs> {
         self.start("evaluate", subject, async move |job| {
             let total = suite.prompts.len();
             job.progress(0.0, format!("0 of {total} prompts"));
-            let scoring = run_suite(&engine, &suite, |done| {
+            let scoring = run_suite(&backend, &suite, |done| {
                 job.progress(done as f64 / total as f64, format!("{done} of {total} prompts"));
             });
             let run = job.cancel.run_until_cancelled(scoring).await.ok_or("was cancelled")?;

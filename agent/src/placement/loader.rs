@@ -17,6 +17,7 @@ use super::budget::{MemoryBudget, Reservation, Shortage};
 use super::free::free_bytes;
 use super::loaded::Loaded;
 use super::room::{Candidate, Loses, RoomPlan, plan_room};
+use crate::backend::{Backend, BackendSpec, StartError, Upstream};
 use crate::registry::{Registry, RegistryError};
 use crate::serving::{Deployment, Deployments, LiveRevision};
 use crate::store::RevisionRow;
@@ -58,6 +59,9 @@ pub enum LoadError {
     /// The file cannot be found or read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The other server.
+    #[error(transparent)]
+    Upstream(#[from] StartError),
     /// Another failure of the system.
     #[error("the model's engine could not start: {0}")]
     System(#[from] std::io::Error),
@@ -85,20 +89,23 @@ pub struct Loader {
     budget: Arc<MemoryBudget>,
     events: Arc<Events>,
     settings: HashMap<String, LoadSettings>,
+    data_dir: PathBuf,
     /// Whose standbys and idle engines may give way.
     deployments: OnceLock<Weak<Deployments>>,
 }
 
 impl Loader {
-    /// For deployments with these settings.
+    /// For deployments with these settings; children know the agent by its data directory.
     pub fn new(
         registry: Arc<Registry>,
         pool: Arc<Pool>,
         budget: MemoryBudget,
         events: Arc<Events>,
         settings: HashMap<String, LoadSettings>,
+        data_dir: PathBuf,
     ) -> Self {
-        Self { registry, pool, budget: Arc::new(budget), events, settings, deployments: OnceLock::new() }
+        let (budget, deployments) = (Arc::new(budget), OnceLock::new());
+        Self { registry, pool, budget, events, settings, data_dir, deployments }
     }
 
     /// Says who is there to give way; once.
@@ -120,13 +127,16 @@ impl Loader {
         self.settings.get(deployment).map(|settings| settings.engine).unwrap_or_default()
     }
 
-    /// What a model would take under a deployment's settings.
+    /// What a model would take under a deployment's settings; `None` where another server answers.
     ///
     /// # Errors
     /// When its header cannot be read.
-    pub async fn footprint(&self, deployment: &str, path: &Path) -> Result<Footprint, LoadError> {
+    pub async fn footprint(&self, deployment: &str, path: &Path) -> Result<Option<Footprint>, LoadError> {
+        if BackendSpec::is_one(path) {
+            return Ok(None);
+        }
         let (path, options) = (path.to_owned(), self.options(deployment));
-        Ok(blocking(move || Footprint::of(&path, &options)).await??)
+        Ok(Some(blocking(move || Footprint::of(&path, &options)).await??))
     }
 
     /// Who would have to give way for a load.
@@ -238,22 +248,38 @@ impl Loader {
         self.events.push(Severity::Information, &subject, why, "");
     }
 
-    /// Loads a revision into memory that was reserved for it. `progress` hears the share that is loaded.
+    /// Loads a revision into memory that was reserved for it, or makes its server ready. `progress` hears the share that is
+    /// loaded.
     ///
     /// # Errors
-    /// When the file is missing, changed, malformed or not supported.
+    /// When the file is missing, changed, malformed or not supported, or the server does not become ready.
     pub async fn load(
         &self,
         deployment: &str,
         spec: RevisionRow,
-        reservation: Reservation,
+        reservation: Option<Reservation>,
         progress: impl FnMut(f64) + Send + 'static,
     ) -> Result<Arc<LiveRevision>, LoadError> {
-        let loaded = self.bring_in(deployment, &spec, reservation, progress).await?;
-        Ok(Arc::new(LiveRevision::new(spec, loaded)))
+        let backend = match reservation {
+            Some(reservation) => {
+                Backend::Engine(self.bring_in(deployment, &spec, reservation, progress).await?)
+            }
+            None => Backend::Upstream(self.connect(deployment, &spec).await?),
+        };
+        Ok(Arc::new(LiveRevision::new(spec, backend)))
     }
 
-    /// The engine of a revision, loaded again where it was unloaded. The load goes on though nobody waits any more: who
+    async fn connect(&self, deployment: &str, spec: &RevisionRow) -> Result<Arc<Upstream>, LoadError> {
+        let (path, revision) = (PathBuf::from(&spec.path), format!("{deployment}@{}", spec.number));
+        let (registry, read) = (Arc::clone(&self.registry), path.clone());
+        let found = blocking(move || registry.digest_of(&read)).await??;
+        if found != spec.digest {
+            return Err(LoadError::Changed { path, revision, found, expected: spec.digest.clone() });
+        }
+        Ok(Arc::new(Upstream::start(&path, &revision, &self.data_dir).await?))
+    }
+
+    /// What answers for a revision: its engine is loaded again where it was unloaded. The load goes on though nobody waits any more: who
     /// gave up asks again, and would otherwise begin it anew each time.
     ///
     /// # Errors
@@ -263,14 +289,14 @@ impl Loader {
         deployment: &Deployment,
         live: &Arc<LiveRevision>,
         until: Instant,
-    ) -> Result<Arc<Loaded>, LoadError> {
-        if let Some(loaded) = live.loaded() {
-            return Ok(loaded);
+    ) -> Result<Backend, LoadError> {
+        if let Some(backend) = live.backend() {
+            return Ok(backend);
         }
         let (loader, name, live) = (Arc::clone(self), deployment.name().to_owned(), Arc::clone(live));
         let loading = tokio::spawn(async move { loader.load_again(&name, &live, until).await });
         match tokio::time::timeout_at(until.into(), loading).await {
-            Ok(loaded) => loaded.map_err(|_| LoadError::Panicked)?,
+            Ok(loaded) => loaded.map_err(|_| LoadError::Panicked)?.map(Backend::Engine),
             Err(_) => Err(LoadError::TooLong),
         }
     }
@@ -287,7 +313,8 @@ impl Loader {
         }
         let spec = live.spec();
         let began = Instant::now();
-        let needed = self.footprint(name, Path::new(&spec.path)).await?;
+        // Another server is never unloaded, and so never loaded again.
+        let needed = self.footprint(name, Path::new(&spec.path)).await?.ok_or(LoadError::TooLong)?;
         let reservation = self.reserve(name, spec.number, &spec.model, &needed, until).await?;
         let loaded = self.bring_in(name, spec, reservation, |_| {}).await?;
         live.set_loaded(&loaded);

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use llmdeck_engine::EngineError;
 use llmdeck_engine::chat_template::Message;
 use llmdeck_engine::engine::Engine;
@@ -5,6 +7,11 @@ use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
 use llmdeck_engine::sampling::SamplingOptions;
 use llmdeck_engine::scheduler::Priority;
 use tokio::sync::mpsc;
+
+use crate::backend::{Backend, ClientError, Upstream};
+
+/// How long another server may take for one of the agent's own questions.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why the agent's own question got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +23,14 @@ pub enum AskError {
         prompt: String,
         /// What the engine said.
         source: EngineError,
+    },
+    /// The other server did not answer.
+    #[error("prompt {prompt:?}: {source}")]
+    Server {
+        /// Its beginning.
+        prompt: String,
+        /// What happened.
+        source: ClientError,
     },
     /// The engine failed while it answered.
     #[error("prompt {prompt:?}: {reason}")]
@@ -30,8 +45,27 @@ pub enum AskError {
 /// Asks as a user would, greedily and behind every user. It counts in nobody's latency.
 ///
 /// # Errors
-/// When the prompt does not fit the model, or the engine fails.
-pub async fn ask(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
+/// When the prompt does not fit the model, or what answers fails.
+pub async fn ask(backend: &Backend, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
+    match backend {
+        Backend::Engine(engine) => ask_engine(engine, prompt, max_tokens).await,
+        Backend::Upstream(upstream) => ask_server(upstream, prompt, max_tokens).await,
+    }
+}
+
+async fn ask_server(upstream: &Upstream, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
+    let failed = |source| AskError::Server { prompt: prompt.chars().take(40).collect(), source };
+    let down =
+        || failed(ClientError::Broken(upstream.trouble().unwrap_or_else(|| "the server is down".into())));
+    let client = upstream.client().ok_or_else(down)?;
+    let asking = client.ask(upstream.model(), prompt, max_tokens);
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(answer) => answer.map_err(failed),
+        Err(_) => Err(failed(ClientError::Broken(format!("no answer within {} s", PATIENCE.as_secs())))),
+    }
+}
+
+async fn ask_engine(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
     let beginning = || prompt.chars().take(40).collect::<String>();
     let refused = |source| AskError::Prompt { prompt: beginning(), source };
     let failed = |reason| AskError::Answer { prompt: beginning(), reason };

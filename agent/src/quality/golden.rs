@@ -1,8 +1,8 @@
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use llmdeck_engine::engine::Engine;
 
 use super::ask::{AskError, ask};
 use super::suite::{GoldenPrompt, GoldenRun, GoldenScore, Suite};
+use crate::backend::Backend;
 use crate::time::unix_ms;
 
 /// Prompts asked at once, so that a suite takes few places from users.
@@ -13,25 +13,25 @@ const AT_ONCE: usize = 4;
 /// # Errors
 /// The first prompt that could not be asked or answered.
 pub async fn run_suite(
-    engine: &Engine,
+    backend: &Backend,
     suite: &Suite,
     mut progress: impl FnMut(usize),
 ) -> Result<GoldenRun, AskError> {
     let mut prompts = suite.prompts.iter();
     let mut asked: FuturesUnordered<_> =
-        prompts.by_ref().take(AT_ONCE).map(|golden| share(engine, golden)).collect();
+        prompts.by_ref().take(AT_ONCE).map(|golden| share(backend, golden)).collect();
     let mut shares = Vec::with_capacity(suite.prompts.len());
     while let Some(share_held) = asked.next().await {
         shares.push(share_held?);
         progress(shares.len());
-        asked.extend(prompts.next().map(|golden| share(engine, golden)));
+        asked.extend(prompts.next().map(|golden| share(backend, golden)));
     }
     Ok(GoldenRun { score: GoldenScore::of(&shares), ended_unix_ms: unix_ms() })
 }
 
 /// The share of a prompt's checks that its answer meets.
-async fn share(engine: &Engine, golden: &GoldenPrompt) -> Result<f64, AskError> {
-    let answer = ask(engine, &golden.prompt, golden.max_tokens.max(1) as usize).await?;
+async fn share(backend: &Backend, golden: &GoldenPrompt) -> Result<f64, AskError> {
+    let answer = ask(backend, &golden.prompt, golden.max_tokens.max(1) as usize).await?;
     let held = golden.checks.iter().filter(|check| check.holds(&answer)).count();
     Ok(held as f64 / golden.checks.len() as f64)
 }

@@ -22,8 +22,8 @@ pub async fn score_on_schedule(
         ticks.tick().await;
         let Some(revision) = deployment.stable() else { continue };
         // What was unloaded is not loaded again to be scored: nobody asks it.
-        let Some(engine) = revision.loaded() else { continue };
-        match run_suite(&engine, &suite, |_| {}).await {
+        let Some(backend) = revision.backend() else { continue };
+        match run_suite(&backend, &suite, |_| {}).await {
             Ok(run) => revision.set_golden(run),
             Err(error) => {
                 let subject = format!("{}@{}", deployment.name(), revision.number());

@@ -2,8 +2,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use sha2::{Digest, Sha256};
+
 use super::builtin::{Artifact, ArtifactKind, BuiltinArtifacts};
 use super::digest;
+use crate::backend::{BackendSpec, SpecError};
 use crate::store::{Store, StoreError};
 
 /// Why a name does not lead to an artifact.
@@ -35,6 +38,9 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
+    /// A file that describes no server.
+    #[error(transparent)]
+    Backend(#[from] SpecError),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -55,12 +61,13 @@ pub struct ResolvedModel {
 pub struct Registry {
     artifacts: Vec<Artifact>,
     store: Arc<Store>,
+    folder: PathBuf,
 }
 
 impl Registry {
-    /// Over what is built in.
-    pub fn new(builtin: BuiltinArtifacts, store: Arc<Store>) -> Self {
-        Self { artifacts: builtin.all, store }
+    /// Over what is built in; what has to be kept goes into the folder.
+    pub fn new(builtin: BuiltinArtifacts, store: Arc<Store>, folder: PathBuf) -> Self {
+        Self { artifacts: builtin.all, store, folder }
     }
 
     /// Everything with a tag.
@@ -81,8 +88,26 @@ impl Registry {
             });
         }
         let path = self.existing(ArtifactKind::Model, reference)?;
+        if BackendSpec::is_one(&path) {
+            return self.backend(reference, &path);
+        }
         let digest = self.digest_of(&path)?;
         Ok(ResolvedModel { reference: reference.to_owned(), digest, path })
+    }
+
+    /// A file that describes a server is small and likely to be edited: a revision keeps a copy of its own.
+    fn backend(&self, reference: &str, path: &Path) -> Result<ResolvedModel, RegistryError> {
+        BackendSpec::read(path)?;
+        let read = |source| RegistryError::Read { path: path.to_owned(), source };
+        let bytes = std::fs::read(path).map_err(read)?;
+        let digest = digest::hex(&Sha256::digest(&bytes));
+        let copy = self.folder.join(format!("{digest}.toml"));
+        if !copy.exists() {
+            let written = self.folder.join(format!("{digest}.toml.part"));
+            let keep = |source| RegistryError::Read { path: copy.clone(), source };
+            std::fs::write(&written, &bytes).and_then(|()| std::fs::rename(&written, &copy)).map_err(keep)?;
+        }
+        Ok(ResolvedModel { reference: reference.to_owned(), digest, path: copy })
     }
 
     /// Finds a suite and reads its text.

@@ -118,7 +118,8 @@ impl Run {
         let Some(comparison) = &mut self.comparison else { return Err(StepError::Panicked) };
         let Some(evidence) = Arc::get_mut(&mut comparison.evidence) else { return Ok(None) };
         comparison.trial.take().iter().for_each(|observation| evidence.add(observation));
-        if let Some(reason) = evidence.guard() {
+        let broken = self.candidate.as_ref().and_then(|live| live.upstream()?.trouble());
+        if let Some(reason) = broken.or_else(|| evidence.guard()) {
             return Ok(Some(Happening::Worse(reason)));
         }
         if comparison.began.elapsed() >= self.strategy.longest {

@@ -142,14 +142,17 @@ impl Controller {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let claim = self.claim(&deployment, &operator, "deploy", &context, number).await?;
-        let reservation = self
-            .loader
-            .reserve(deployment.name(), number, &model.reference, &room.needed, Instant::now())
-            .await?;
+        let reservation = match &room.needed {
+            Some(needed) => {
+                let (name, now) = (deployment.name(), Instant::now());
+                Some(self.loader.reserve(name, number, &model.reference, needed, now).await?)
+            }
+            None => None,
+        };
         let target = self.new_revision(&deployment, &model)?;
         let run =
             self.begin(deployment, settings, operator, &context, Move::Deploy, target, None, strategy)?;
-        let run = Run { force: request.force, reservation: Some(reservation), ..run };
+        let run = Run { force: request.force, reservation, ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         tokio::spawn(run.run_until_swapped(claim));
         Ok(answer)
@@ -176,7 +179,7 @@ impl Controller {
             return self.end_rollout(operator, &deployment, &context, "rollback").await;
         }
         let target = self.rollback_target(&deployment, request.to_revision)?;
-        let candidate = deployment.loaded(target.number).filter(|live| live.loaded().is_some());
+        let candidate = deployment.loaded(target.number).filter(|live| live.backend().is_some());
         let stable = deployment.stable();
         let room = match &candidate {
             Some(_) => None,
@@ -200,13 +203,18 @@ impl Controller {
         let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
         let reservation = match &room {
             Some(room) => {
-                let (name, now) = (deployment.name(), Instant::now());
                 deployment.retire(target.number);
-                Some(self.loader.reserve(name, target.number, &target.model, &room.needed, now).await?)
+                match &room.needed {
+                    Some(needed) => {
+                        let (name, now) = (deployment.name(), Instant::now());
+                        Some(self.loader.reserve(name, target.number, &target.model, needed, now).await?)
+                    }
+                    None => None,
+                }
             }
             None => None,
         };
-        let ready = reservation.is_none();
+        let ready = candidate.is_some();
         let at_once = StrategyPlan::replace();
         let run =
             self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate, at_once)?;

@@ -11,7 +11,8 @@ use crate::serving::Deployment;
 
 /// What a candidate takes, and who gives way for it.
 pub(super) struct Room {
-    pub(super) needed: Footprint,
+    /// `None` where another server answers, whose memory is its own.
+    pub(super) needed: Option<Footprint>,
     give_way: Vec<Candidate>,
 }
 
@@ -36,7 +37,10 @@ impl Controller {
         path: &Path,
     ) -> Result<Room, Refused> {
         let needed = self.loader.footprint(deployment.name(), path).await?;
-        let give_way = self.loader.check_room(deployment.name(), model, &needed)?;
+        let give_way = match &needed {
+            Some(needed) => self.loader.check_room(deployment.name(), model, needed)?,
+            None => Vec::new(),
+        };
         Ok(Room { needed, give_way })
     }
 }

@@ -27,15 +27,19 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     let mut effects = Vec::new();
     if let Some(room) = facts.room {
         effects.extend(room.effects());
-        let needed = &room.needed;
-        // Two lines: the first must be whole on the narrowest screen.
-        effects.push(format!("loads {model} beside {name}@{from}: {}", size(needed.total_bytes())));
-        effects.push(format!(
-            "that is weights {}, cache {}, scratch {}",
-            size(needed.weights_bytes),
-            size(needed.cache_bytes),
-            size(needed.scratch_bytes),
-        ));
+        match &room.needed {
+            // Two lines: the first must be whole on the narrowest screen.
+            Some(needed) => {
+                effects.push(format!("loads {model} beside {name}@{from}: {}", size(needed.total_bytes())));
+                effects.push(format!(
+                    "that is weights {}, cache {}, scratch {}",
+                    size(needed.weights_bytes),
+                    size(needed.cache_bytes),
+                    size(needed.scratch_bytes),
+                ));
+            }
+            None => effects.push(format!("makes the server of {model} ready beside {name}@{from}")),
+        }
         if facts.kind == Move::Deploy {
             effects.push(scoring(facts));
         }
@@ -63,7 +67,10 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         in_flight: facts.in_flight,
         effects,
         undo,
-        extra_memory_bytes: facts.room.map_or(0, |room| room.needed.total_bytes()),
+        extra_memory_bytes: facts
+            .room
+            .and_then(|room| room.needed.as_ref())
+            .map_or(0, |needed| needed.total_bytes()),
     }
 }
 

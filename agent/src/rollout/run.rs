@@ -117,7 +117,7 @@ impl Run {
             active.show(&shown);
         };
         let name = self.deployment.name();
-        let Some(reservation) = self.reservation.take() else { return Err(StepError::Panicked) };
+        let reservation = self.reservation.take();
         let live = self.controller.loader.load(name, self.target.clone(), reservation, progress).await?;
         self.deployment.set_state(&live, RevisionState::Warming);
         self.candidate = Some(live);
@@ -125,22 +125,23 @@ impl Run {
     }
 
     async fn warm(&self) -> Result<Happening, StepError> {
-        if let Some(engine) = self.candidate.as_ref().and_then(|live| live.loaded()) {
-            ask(&engine, "Are you ready?", 4).await?;
+        if let Some(backend) = self.candidate.as_ref().and_then(|live| live.backend()) {
+            ask(&backend, "Are you ready?", 4).await?;
         }
         Ok(Happening::Warmed)
     }
 
     async fn score(&mut self) -> Result<Happening, StepError> {
         let floor = self.settings.golden_floor;
-        let engine = self.candidate.as_ref().and_then(|live| live.loaded());
-        let (Some(live), Some(engine), Some(suite)) = (&self.candidate, engine, &self.settings.suite) else {
+        let backend = self.candidate.as_ref().and_then(|live| live.backend());
+        let (Some(live), Some(backend), Some(suite)) = (&self.candidate, backend, &self.settings.suite)
+        else {
             return Ok(Happening::Scored { score: None, floor, force: self.force });
         };
         self.deployment.set_state(live, RevisionState::Evaluating);
         let (active, mut shown) = (Arc::clone(&self.controller.active), self.rollout.clone());
         let total = suite.prompts.len();
-        let run = run_suite(&engine, suite, |done| {
+        let run = run_suite(&backend, suite, |done| {
             shown.progress = Some(done as f64 / total as f64);
             shown.detail = format!("golden suite: {done} of {total} prompts");
             active.show(&shown);
@@ -175,7 +176,7 @@ impl Run {
             if self.deployment.state_of(old.number()) == Some(RevisionState::Draining) {
                 self.deployment.set_state(&old, RevisionState::Standby);
             }
-            if old.loaded().is_none() {
+            if old.backend().is_none() {
                 self.deployment.retire(old.number());
             }
             self.keep_one_standby(old.number());

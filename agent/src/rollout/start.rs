@@ -69,10 +69,15 @@ impl Controller {
             let name = deployment.name();
             let needed = self.loader.footprint(name, Path::new(&spec.path)).await?;
             let until = Instant::now() + PATIENCE_FOR_MEMORY;
-            let reservation = self.loader.reserve(name, spec.number, &spec.model, &needed, until).await?;
+            let reservation = match &needed {
+                Some(needed) => {
+                    Some(self.loader.reserve(name, spec.number, &spec.model, needed, until).await?)
+                }
+                None => None,
+            };
             let live = self.loader.load(name, spec.clone(), reservation, |_| {}).await?;
-            if let Some(engine) = live.loaded() {
-                ask(&engine, "Are you ready?", 4).await?;
+            if let Some(backend) = live.backend() {
+                ask(&backend, "Are you ready?", 4).await?;
             }
             Ok::<_, StepError>(live)
         };

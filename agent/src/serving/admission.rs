@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::revision::InFlight;
 use super::route::Split;
 use super::trial::{Arm, Trial};
-use crate::placement::Loaded;
+use crate::backend::Backend;
 
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,8 +52,8 @@ pub struct Admitted {
     pub(super) place: Option<OwnedSemaphorePermit>,
     /// What serves it.
     pub revision: InFlight,
-    /// What runs its tokens.
-    pub engine: Arc<Loaded>,
+    /// What answers it.
+    pub backend: Backend,
     /// When the request came.
     pub arrived: Instant,
     /// When it must be over.

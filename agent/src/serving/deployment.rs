@@ -127,10 +127,10 @@ impl Deployment {
         };
         let revision = InFlight::new(chosen.revision);
         match self.loader.awake(self, revision.revision(), deadline).await {
-            Ok(engine) => Ok(Admitted {
+            Ok(backend) => Ok(Admitted {
                 place: Some(place),
                 revision,
-                engine,
+                backend,
                 arrived,
                 deadline,
                 observed: chosen.observed,
@@ -152,23 +152,23 @@ impl Deployment {
         let unavailable = |reason| AdmissionError::Unavailable { deployment: self.name.clone(), reason };
         let stable = self.stable().ok_or_else(|| unavailable(self.why_unavailable()))?;
         let revision = InFlight::new(stable);
-        let engine = self.loader.awake(self, revision.revision(), deadline).await;
-        let engine = engine.map_err(|error| unavailable(error.to_string()))?;
-        Ok(Admitted { place, revision, engine, arrived, deadline, observed: None, shadow: None })
+        let backend = self.loader.awake(self, revision.revision(), deadline).await;
+        let backend = backend.map_err(|error| unavailable(error.to_string()))?;
+        Ok(Admitted { place, revision, backend, arrived, deadline, observed: None, shadow: None })
     }
 
     /// A copy of a request for a revision whose answers nobody sees; `None` when none is wanted, or as many copies run as
     /// may.
     pub fn shadow_of(&self, admitted: &Admitted) -> Option<Admitted> {
         let split = admitted.shadow.as_ref()?;
-        let engine = split.candidate.loaded()?;
+        let backend = split.candidate.backend()?;
         if split.candidate.in_flight() as usize >= self.limits.max_concurrent.div_ceil(MOST_COPIES_PART) {
             return None;
         }
         Some(Admitted {
             place: None,
             revision: InFlight::new(Arc::clone(&split.candidate)),
-            engine,
+            backend,
             arrived: Instant::now(),
             deadline: admitted.deadline,
             observed: Some((Arc::clone(&split.trial), Arm::Candidate)),
@@ -347,7 +347,7 @@ fn drain_revision(known: &Known, traffic_share: f64) -> v1::Revision {
     let loaded = live.loaded();
     let readings = loaded.as_ref().map(|loaded| loaded.drain_readings()).unwrap_or_default();
     let footprint = loaded.as_ref().map(|loaded| loaded.footprint());
-    let unloaded = loaded.is_none() && known.state == State::Serving;
+    let unloaded = live.backend().is_none() && known.state == State::Serving;
     let interval = live.recorder().drain();
     let counters = v1::Counters {
         prompt_tokens_begun: readings.prompt_tokens,

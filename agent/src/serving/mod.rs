@@ -3,6 +3,7 @@
 mod admission;
 mod deployment;
 mod generation;
+mod meter;
 mod recent;
 mod revision;
 mod route;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub use admission::{AdmissionError, Admitted, Rescue};
 pub use deployment::{Deployment, DeploymentLimits, LOADING};
 pub use generation::{Generation, GenerationStep, NotStarted};
+pub use meter::Meter;
 pub use revision::{InFlight, LiveRevision};
 pub use route::{Preference, RevisionWish, Split, SplitKind};
 pub use trial::{Arm, Observation, Trial};
@@ -57,6 +59,17 @@ impl Deployments {
     /// Names that clients may send as `model`.
     pub fn names(&self) -> Vec<&str> {
         self.by_name.keys().map(String::as_str).collect()
+    }
+
+    /// Ends every server that runs as a child.
+    pub async fn stop_children(&self) {
+        let all = self.iter().flat_map(|deployment| deployment.all_loaded());
+        let stopping = all.map(async |live| {
+            if let Some(upstream) = live.upstream() {
+                upstream.stop().await;
+            }
+        });
+        futures_util::future::join_all(stopping).await;
     }
 
     /// Closes admission everywhere and waits for what runs.

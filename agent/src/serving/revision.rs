@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{MutexGuard, Notify};
 
+use crate::backend::{Backend, Upstream};
 use crate::placement::Loaded;
 use crate::quality::GoldenRun;
 use crate::store::RevisionRow;
@@ -17,6 +18,8 @@ pub struct LiveRevision {
     parameters: u64,
     weights_bytes: u64,
     loaded: ArcSwapOption<Loaded>,
+    /// What answers instead of an engine.
+    upstream: Option<Arc<Upstream>>,
     /// Held by whoever loads it again.
     waking: tokio::sync::Mutex<()>,
     recorder: Recorder,
@@ -27,13 +30,19 @@ pub struct LiveRevision {
 }
 
 impl LiveRevision {
-    /// Of what was just loaded.
-    pub fn new(spec: RevisionRow, loaded: Arc<Loaded>) -> Self {
+    /// Of what was just made ready.
+    pub fn new(spec: RevisionRow, backend: Backend) -> Self {
+        let (loaded, upstream) = match backend {
+            Backend::Engine(loaded) => (Some(loaded), None),
+            Backend::Upstream(upstream) => (None, Some(upstream)),
+        };
+        let model = loaded.as_ref().map(|loaded| loaded.model());
         Self {
             spec,
-            parameters: loaded.model().decoder.description().parameters(),
-            weights_bytes: loaded.model().weights_bytes,
-            loaded: ArcSwapOption::new(Some(loaded)),
+            parameters: model.map_or(0, |model| model.decoder.description().parameters()),
+            weights_bytes: model.map_or(0, |model| model.weights_bytes),
+            loaded: ArcSwapOption::new(loaded),
+            upstream,
             waking: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
             in_flight: AtomicU32::new(0),
@@ -63,9 +72,22 @@ impl LiveRevision {
         self.weights_bytes
     }
 
-    /// Runs its tokens; `None` while it is unloaded.
+    /// Our engine; `None` while it is unloaded, and where another server answers.
     pub fn loaded(&self) -> Option<Arc<Loaded>> {
         self.loaded.load_full()
+    }
+
+    /// Another server that answers for it.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.upstream.as_ref()
+    }
+
+    /// What answers; `None` while it is unloaded.
+    pub fn backend(&self) -> Option<Backend> {
+        match &self.upstream {
+            Some(upstream) => Some(Backend::Upstream(Arc::clone(upstream))),
+            None => self.loaded().map(Backend::Engine),
+        }
     }
 
     /// Takes up an engine that was loaded again.

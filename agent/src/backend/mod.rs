@@ -1,0 +1,27 @@
+//! What answers a revision's requests: our own engine, or another server, which may be a child of this agent.
+
+mod child;
+mod client;
+mod leftover;
+mod log;
+mod spec;
+mod upstream;
+
+use std::sync::Arc;
+
+pub use client::{ClientError, ServerClient};
+pub(crate) use client::{innermost, whole};
+pub use leftover::end_leftover_children;
+pub use spec::{BackendKind, BackendSpec, ProcessSpec, RemoteSpec, SpecError};
+pub use upstream::{StartError, Upstream};
+
+use crate::placement::Loaded;
+
+/// What answers.
+#[derive(Clone)]
+pub enum Backend {
+    /// Our engine.
+    Engine(Arc<Loaded>),
+    /// Another server.
+    Upstream(Arc<Upstream>),
+}

@@ -1,0 +1,270 @@
+//! Another server that answers a revision's requests. A child is started again when it ends, ever more slowly, and given
+//! up when it does not stay up.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::child::ServerProcess;
+use super::client::{ClientError, ServerClient};
+use super::spec::{BackendKind, BackendSpec, ProcessSpec, SpecError};
+
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A child that stayed up so long has not failed to start.
+const STAYED_UP: Duration = Duration::from_secs(60);
+/// Ends in a row without staying up, after which it is given up.
+const MOST_ENDS: u32 = 5;
+
+/// Why a server could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its file.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// It cannot be reached.
+    #[error("{url}: {source}; check that the server runs, and its address")]
+    Client {
+        /// Its address.
+        url: String,
+        /// What happened.
+        source: ClientError,
+    },
+    /// The program cannot be started.
+    #[error("{name} could not be started: {source}; check the command in its file")]
+    Spawn {
+        /// `chat@7`.
+        name: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It ended before it was ready.
+    #[error("{name} was not ready: {how}")]
+    Ended {
+        /// `chat@7`.
+        name: String,
+        /// In words.
+        how: String,
+    },
+    /// It took too long.
+    #[error("{name} was not ready within {seconds} s; raise ready_timeout_s if it needs longer{hint}")]
+    NotReady {
+        /// `chat@7`.
+        name: String,
+        /// How long it had.
+        seconds: u64,
+        /// Its last line, where there is one.
+        hint: String,
+    },
+}
+
+/// A server in use.
+pub struct Upstream {
+    model: String,
+    /// Changes when a child comes back on another port. `None` while it is down.
+    client: Arc<RwLock<Option<ServerClient>>>,
+    trouble: Arc<Mutex<Option<String>>>,
+    supervisor: Mutex<Option<Supervisor>>,
+}
+
+struct Supervisor {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Upstream {
+    /// Makes the server of a file ready: connects to it, or starts it.
+    ///
+    /// # Errors
+    /// Why it cannot be used; no child is left running then.
+    pub async fn start(path: &Path, name: &str, data_dir: &Path) -> Result<Self, StartError> {
+        let spec = BackendSpec::read(path)?;
+        let (client, process) = match &spec.kind {
+            BackendKind::Remote(remote) => (ready_remote(&spec, &remote.url, name).await?, None),
+            BackendKind::Process(process) => {
+                let (client, child) = ready_child(&spec, process, name, data_dir).await?;
+                (client, Some((process.clone(), child)))
+            }
+        };
+        let model = match &spec.model {
+            Some(model) => model.clone(),
+            None => client.first_model().await.map_err(|source| unreachable(&client, source))?,
+        };
+        let client = Arc::new(RwLock::new(Some(client)));
+        let trouble = Arc::<Mutex<Option<String>>>::default();
+        let supervisor = process.map(|(process, child)| {
+            let (stop, stopped) = oneshot::channel();
+            let supervision = Supervision {
+                spec,
+                process,
+                name: name.to_owned(),
+                data_dir: data_dir.to_owned(),
+                client: Arc::clone(&client),
+                trouble: Arc::clone(&trouble),
+            };
+            Supervisor { stop, task: tokio::spawn(supervision.run(child, stopped)) }
+        });
+        Ok(Self { model, client, trouble, supervisor: Mutex::new(supervisor) })
+    }
+
+    /// What the server calls the model.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// A client of the server; `None` while it is down.
+    pub fn client(&self) -> Option<ServerClient> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What went wrong with it since it was ready, if anything did.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends a child, and waits until it is gone. Nothing is to be ended of a server that someone else runs.
+    pub async fn stop(&self) {
+        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Supervisor { stop, task }) = supervisor {
+            let _ = stop.send(());
+            let _ = task.await;
+        }
+    }
+}
+
+/// When the last request on it has ended and nobody stopped it before, its child goes in the background: the supervisor
+/// sees that its other end is gone.
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        drop(self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Keeps a child running.
+struct Supervision {
+    spec: BackendSpec,
+    process: ProcessSpec,
+    name: String,
+    data_dir: PathBuf,
+    client: Arc<RwLock<Option<ServerClient>>>,
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+impl Supervision {
+    async fn run(self, mut child: ServerProcess, mut stopped: oneshot::Receiver<()>) {
+        let (mut pause, mut ends) = (FIRST_PAUSE, 0);
+        loop {
+            let up = Instant::now();
+            let how = tokio::select! {
+                // A stop, or the last user of the server gone.
+                _ = &mut stopped => {
+                    child.stop().await;
+                    return;
+                }
+                how = child.ended() => how,
+            };
+            self.set_client(None);
+            child.clear().await;
+            if up.elapsed() >= STAYED_UP {
+                (pause, ends) = (FIRST_PAUSE, 0);
+            }
+            let mut how = how;
+            child = loop {
+                ends += 1;
+                if ends >= MOST_ENDS {
+                    self.note(format!("{how}; given up after {ends} times in a row"));
+                    return;
+                }
+                self.note(format!("{how}; started again in {} s", pause.as_secs()));
+                tokio::select! {
+                    _ = &mut stopped => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                let started = tokio::select! {
+                    _ = &mut stopped => return,
+                    started = ready_child(&self.spec, &self.process, &self.name, &self.data_dir) => started,
+                };
+                match started {
+                    Ok((client, child)) => {
+                        self.set_client(Some(client));
+                        break child;
+                    }
+                    Err(error) => how = error.to_string(),
+                }
+            };
+        }
+    }
+
+    fn set_client(&self, client: Option<ServerClient>) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+
+    fn note(&self, trouble: String) {
+        tracing::warn!(child = self.name, trouble);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+    }
+}
+
+fn unreachable(client: &ServerClient, source: ClientError) -> StartError {
+    StartError::Client { url: client.base().to_owned(), source }
+}
+
+async fn ready_remote(spec: &BackendSpec, url: &str, name: &str) -> Result<ServerClient, StartError> {
+    let client = ServerClient::new(url, spec.api_key_file.as_deref())
+        .map_err(|source| StartError::Client { url: url.to_owned(), source })?;
+    // A server without such a path may still list its models.
+    match client.status(&spec.ready_path).await {
+        Ok(StatusCode::OK | StatusCode::NOT_FOUND) => Ok(client),
+        Ok(status) => Err(StartError::Ended {
+            name: name.to_owned(),
+            how: format!("{url}{} answers with status {}", spec.ready_path, status.as_u16()),
+        }),
+        Err(source) => Err(unreachable(&client, source)),
+    }
+}
+
+/// Starts a child and waits until it is ready; one that is not is gone when this returns.
+async fn ready_child(
+    spec: &BackendSpec,
+    process: &ProcessSpec,
+    name: &str,
+    data_dir: &Path,
+) -> Result<(ServerClient, ServerProcess), StartError> {
+    let spawn = |source| StartError::Spawn { name: name.to_owned(), source };
+    let mut child = ServerProcess::start(process, name, data_dir).map_err(spawn)?;
+    let url = format!("http://127.0.0.1:{}", child.port);
+    let client = match ServerClient::new(&url, spec.api_key_file.as_deref()) {
+        Ok(client) => client,
+        Err(source) => {
+            child.stop().await;
+            return Err(StartError::Client { url, source });
+        }
+    };
+    let probe = async {
+        while !matches!(client.status(&spec.ready_path).await, Ok(StatusCode::OK)) {
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    };
+    let outcome = tokio::select! {
+        () = probe => Ok(()),
+        how = child.ended() => Err(StartError::Ended { name: name.to_owned(), how }),
+        () = tokio::time::sleep(spec.ready_timeout()) => Err(StartError::NotReady {
+            name: name.to_owned(),
+            seconds: spec.ready_timeout().as_secs(),
+            hint: child.last_lines.last().map_or_else(String::new, |line| format!("; its last line: {line}")),
+        }),
+    };
+    match outcome {
+        Ok(()) => Ok((client, child)),
+        Err(error) => {
+            child.stop().await;
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! An OpenAI-compatible server that does what its arguments say, to see what the agent makes of it.
+
+#![allow(clippy::unwrap_used, reason = "a test program that cannot go on panics and says where")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// Answers with as many words as it is told.
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long)]
+    port: u16,
+    /// Before the first word.
+    #[arg(long, default_value_t = 0)]
+    first_ms: u64,
+    /// Between words.
+    #[arg(long, default_value_t = 0)]
+    word_ms: u64,
+    #[arg(long, default_value_t = 8)]
+    words: usize,
+    /// Every so many requests one fails with status 500; 0 never.
+    #[arg(long, default_value_t = 0)]
+    fail_every: u64,
+    /// Every so many requests one breaks off before its first word; 0 never.
+    #[arg(long, default_value_t = 0)]
+    break_every: u64,
+    /// Ends at this request; 0 never.
+    #[arg(long, default_value_t = 0)]
+    crash_at: u64,
+    /// What every answer says instead of words.
+    #[arg(long)]
+    says: Option<String>,
+    /// Never says that it is ready.
+    #[arg(long)]
+    never_ready: bool,
+    /// Passes over SIGTERM.
+    #[arg(long)]
+    ignore_term: bool,
+    /// Writes so many lines at once when it starts.
+    #[arg(long, default_value_t = 0)]
+    flood: usize,
+    /// Starts a child of its own, which sleeps.
+    #[arg(long)]
+    grandchild: bool,
+}
+
+fn main() {
+    let arguments = Arc::new(Arguments::parse());
+    if arguments.ignore_term {
+        // Taken and never looked at.
+        let mut signals = nix::sys::signal::SigSet::empty();
+        signals.add(nix::sys::signal::Signal::SIGTERM);
+        signals.thread_block().unwrap();
+    }
+    if arguments.grandchild {
+        std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    }
+    (0..arguments.flood).for_each(|line| println!("line {line} of a flood"));
+    let asked = Arc::new(AtomicU64::new(0));
+    for stream in TcpListener::bind(("127.0.0.1", arguments.port)).unwrap().incoming() {
+        let (arguments, asked) = (Arc::clone(&arguments), Arc::clone(&asked));
+        // A client that goes away ends its connection, nothing else.
+        std::thread::spawn(move || drop(serve(stream.unwrap(), &arguments, &asked)));
+    }
+}
+
+fn serve(mut stream: TcpStream, arguments: &Arguments, asked: &AtomicU64) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first)?;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? <= 2 {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let path = first.split(' ').nth(1).unwrap_or_default();
+    match path {
+        "/health" if arguments.never_ready => answer(&mut stream, 503, &json!({})),
+        "/health" => answer(&mut stream, 200, &json!({})),
+        "/v1/models" => answer(&mut stream, 200, &json!({ "data": [{ "id": "scripted" }] })),
+        _ => complete(&mut stream, &body, arguments, asked.fetch_add(1, Ordering::SeqCst) + 1),
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: u16, body: &Value) -> std::io::Result<()> {
+    let body = body.to_string();
+    write!(
+        stream,
+        "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn complete(stream: &mut TcpStream, body: &[u8], arguments: &Arguments, number: u64) -> std::io::Result<()> {
+    let every = |count: u64| count > 0 && number.is_multiple_of(count);
+    if arguments.crash_at > 0 && number >= arguments.crash_at {
+        eprintln!("CUDA out of memory");
+        std::process::exit(3);
+    }
+    if every(arguments.fail_every) {
+        return answer(stream, 500, &json!({ "error": { "message": "scripted failure" } }));
+    }
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    let words: Vec<String> = match &arguments.says {
+        Some(text) => vec![text.clone()],
+        None => (0..arguments.words).map(|word| format!("word{word} ")).collect(),
+    };
+    std::thread::sleep(Duration::from_millis(arguments.first_ms));
+    let usage = json!({ "prompt_tokens": 7, "completion_tokens": words.len() });
+    if request["stream"] != json!(true) {
+        std::thread::sleep(Duration::from_millis(arguments.word_ms * words.len() as u64));
+        let message = json!({ "role": "assistant", "content": words.concat() });
+        let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
+        return answer(stream, 200, &json!({ "model": "scripted", "choices": [choice], "usage": usage }));
+    }
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")?;
+    if every(arguments.break_every) {
+        return Ok(());
+    }
+    let mut part = |choices: Value, usage: Value| {
+        let part = json!({ "model": "scripted", "choices": choices, "usage": usage });
+        write!(stream, "data: {part}\n\n")
+    };
+    for word in &words {
+        part(json!([{ "index": 0, "delta": { "content": word }, "finish_reason": null }]), Value::Null)?;
+        std::thread::sleep(Duration::from_millis(arguments.word_ms));
+    }
+    part(json!([{ "index": 0, "delta": {}, "finish_reason": "stop" }]), Value::Null)?;
+    if request["stream_options"]["include_usage"] == json!(true) {
+        part(json!([]), usage)?;
+    }
+    write!(stream, "data: [DONE]\n\n")
+}

@@ -1,0 +1,237 @@
+//! Other people's servers: proxied, supervised, compared, and taken back when they are bad.
+
+use std::path::{Path, PathBuf};
+
+use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::link::LinkError;
+use llmdeck::request;
+use llmdeck_load::{Load, LoadPlan, Prompt};
+use llmdeck_proto::v1::rollout::{State, Strategy};
+use llmdeck_proto::v1::{Rollout, RolloutStep};
+use llmdeck_tests::{AgentProcess, PATIENCE, binaries, change, context, send, wait_for};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+/// A deployment that a scripted server answers. Margins that a test's few requests can prove.
+fn config(folder: &Path, arguments: &[&str]) -> String {
+    let backend = backend(folder, "stable", arguments);
+    format!(
+        "interval_ms = 200\nshutdown_s = 5\n[[deployment]]\nname = \"chat\"\nmodel = \"{}\"\nqueue_limit = 4000\n\
+         rollout = {{ judge = {{ error_rate = 0.2, ttft_p50 = 0.5, quality = 0.2 }} }}\n",
+        backend.display()
+    )
+}
+
+/// The file of a scripted server that runs as a child.
+fn backend(folder: &Path, name: &str, arguments: &[&str]) -> PathBuf {
+    let path = folder.join(format!("{name}.toml"));
+    let mut command = vec![binaries().scripted_server.to_str().unwrap(), "--port", "{port}"];
+    command.extend(arguments);
+    let text = format!("[process]\ncommand = {}\nready_timeout_s = 20\nstop_timeout_s = 1\n", json!(command));
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn deploy(path: &Path) -> Action {
+    Action::Deploy {
+        deployment: "chat".into(),
+        model: path.to_str().unwrap().into(),
+        force: false,
+        how: RolloutChoice::default(),
+    }
+}
+
+fn canary(path: &Path) -> Action {
+    let how = RolloutChoice {
+        strategy: Strategy::Canary,
+        steps: vec![RolloutStep { share: 0.5, hold_s: 0, requests: 1_000_000 }],
+        auto_promote: Some(true),
+    };
+    Action::Deploy { deployment: "chat".into(), model: path.to_str().unwrap().into(), force: false, how }
+}
+
+fn traffic(agent: &AgentProcess, rate_per_s: f64) -> Load {
+    Load::start(LoadPlan {
+        server: format!("http://{}", agent.http()),
+        model: "chat".into(),
+        rate_per_s,
+        max_in_flight: 512,
+        max_tokens: 64,
+        patience: PATIENCE,
+        prompts: vec![Prompt { text: "hello".into(), expected: None }],
+        seed: 5,
+    })
+    .unwrap()
+}
+
+fn ask(agent: &AgentProcess, more: Value) -> llmdeck_tests::Response {
+    let mut body = json!({ "model": "chat", "messages": [{ "role": "user", "content": "hello" }] });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    send(agent, "POST", "/v1/chat/completions", &body.to_string())
+}
+
+async fn answers(agent: &AgentProcess) -> String {
+    wait_for("an answer", async || {
+        let answer = ask(agent, json!({}));
+        (answer.status == 200).then(|| answer.header("x-llmdeck-revision").to_owned())
+    })
+    .await
+}
+
+/// Scripted servers that belong to an agent, by the mark in their environment.
+fn children(agent: &AgentProcess) -> usize {
+    let mark = format!("LLMDECK_AGENT_DATA={}", agent.folder().join("data").display());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let marked = processes.filter(|process| {
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+    });
+    marked.count()
+}
+
+async fn rolled_back(channel: &Channel, path: &Path) -> Rollout {
+    let rollout = change(channel, canary(path), "a bad one").await.unwrap();
+    assert_eq!(rollout.state(), State::RolledBack, "{}", rollout.detail);
+    rollout
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_proxied_measured_and_shown_as_it_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &["--words", "5"]));
+    assert_eq!(answers(&agent).await, "chat@1");
+    let whole = ask(&agent, json!({ "tools": [{ "type": "function" }] })).json();
+    assert_eq!(whole["choices"][0]["message"]["content"], "word0 word1 word2 word3 word4 ");
+    assert_eq!((&whole["model"], &whole["usage"]["completion_tokens"]), (&json!("chat"), &json!(5)));
+    let streamed = ask(&agent, json!({ "stream": true })).body;
+    assert!(streamed.contains("word4") && streamed.contains("data: [DONE]"), "{streamed}");
+    assert!(!streamed.contains("completion_tokens"), "nobody asked for it: {streamed}");
+    let streamed = ask(&agent, json!({ "stream": true, "stream_options": { "include_usage": true } })).body;
+    assert!(streamed.contains("\"completion_tokens\":5"), "{streamed}");
+    wait_for("a measured TTFT", async || {
+        let metrics = send(&agent, "GET", "/metrics", "").body;
+        let mut lines = metrics.lines().filter(|line| line.starts_with("gen_ai_server_time_to_first_token"));
+        lines.any(|line| line.contains("_count") && !line.ends_with(" 0")).then_some(())
+    })
+    .await;
+    // The configuration may change; the revision does not.
+    std::fs::write(folder.path().join("stable.toml"), "[remote]\nurl = \"http://127.0.0.1:1\"\n").unwrap();
+    assert_eq!(answers(&agent).await, "chat@1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_bad_candidate_is_taken_back_and_nobody_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &["--first-ms", "5"]));
+    answers(&agent).await;
+    let channel = agent.channel();
+    let load = traffic(&agent, 60.0);
+    let bad = |name: &str, arguments: &[&str]| backend(folder.path(), name, arguments);
+    let slower = rolled_back(&channel, &bad("slower", &["--first-ms", "60"])).await;
+    assert!(
+        slower.detail.contains("ttft_p50") && slower.detail.contains("50 % is allowed"),
+        "{}",
+        slower.detail
+    );
+    let failing = rolled_back(&channel, &bad("failing", &["--fail-every", "2"])).await;
+    assert!(failing.detail.contains("failed") || failing.detail.contains("error_rate"), "{}", failing.detail);
+    let breaking = rolled_back(&channel, &bad("breaking", &["--break-every", "2"])).await;
+    assert!(
+        breaking.detail.contains("failed") || breaking.detail.contains("error_rate"),
+        "{}",
+        breaking.detail
+    );
+    let empty = rolled_back(&channel, &bad("empty", &["--says", " "])).await;
+    assert!(empty.detail.contains("quality"), "{}", empty.detail);
+    let crashing = rolled_back(&channel, &bad("crashing", &["--crash-at", "6"])).await;
+    assert!(
+        crashing.detail.contains("status 3") && crashing.detail.contains("out of memory"),
+        "{}",
+        crashing.detail
+    );
+    for rollout in [slower, failing, breaking, empty, crashing] {
+        assert_eq!(rollout.failed_requests, 0, "{}", rollout.detail);
+    }
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{:?}", report.errors);
+    assert_eq!(answers(&agent).await, "chat@1");
+    wait_for("the bad servers' end", async || (children(&agent) == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_never_ready_or_does_not_start_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &[]));
+    answers(&agent).await;
+    let channel = agent.channel();
+    let never = backend(folder.path(), "never", &["--never-ready", "--grandchild"]);
+    let text =
+        std::fs::read_to_string(&never).unwrap().replace("ready_timeout_s = 20", "ready_timeout_s = 1");
+    std::fs::write(&never, text).unwrap();
+    let failed = change(&channel, deploy(&never), "").await.unwrap();
+    assert_eq!(failed.state(), State::Failed);
+    assert!(
+        failed.detail.contains("within 1 s") && failed.detail.contains("ready_timeout_s"),
+        "{}",
+        failed.detail
+    );
+    assert_eq!(children(&agent), 1, "its children are gone too");
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, "[process]\ncommand = [\"/nonesuch\", \"{port}\"]\n").unwrap();
+    let failed = change(&channel, deploy(&wrong), "").await.unwrap();
+    assert!(failed.detail.contains("/nonesuch") && failed.detail.contains("command"), "{}", failed.detail);
+    std::fs::write(&wrong, "[process]\ncommand = [\"vllm\"]\n").unwrap();
+    let refused = change(&channel, deploy(&wrong), "").await.unwrap_err();
+    assert!(matches!(&refused, LinkError::Wrong(words) if words.contains("{port}")), "{refused:?}");
+    assert_eq!(answers(&agent).await, "chat@1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_dies_is_started_again_and_one_that_hangs_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent =
+        AgentProcess::start(&config(folder.path(), &["--ignore-term", "--crash-at", "4", "--flood", "5000"]));
+    answers(&agent).await;
+    // Its fourth request ends it.
+    wait_for("its end", async || (ask(&agent, json!({})).status != 200).then_some(())).await;
+    assert_eq!(answers(&agent).await, "chat@1");
+    agent.terminate();
+    let (status, log) = agent.wait();
+    assert!(status.success());
+    for words in ["started again in 1 s", "CUDA out of memory", "is killed", "too many came at once"] {
+        assert!(log.iter().any(|entry| entry.to_string().contains(words)), "{words}");
+    }
+    assert_eq!(children(&agent), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_killed_ends_its_children_before_it_starts_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = AgentProcess::start(&config(folder.path(), &["--grandchild"]));
+    answers(&agent).await;
+    assert_eq!(children(&agent), 2);
+    agent.kill();
+    agent.restart();
+    assert_eq!(answers(&agent).await, "chat@1");
+    assert_eq!(children(&agent), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_moves_from_our_engine_to_a_server_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(
+        "interval_ms = 200\n[[deployment]]\nname = \"chat\"\nmodel = \"assistant\"\nqueue_limit = 4000\n",
+    );
+    answers(&agent).await;
+    let channel = agent.channel();
+    let load = traffic(&agent, 10.0);
+    let moved = change(&channel, deploy(&backend(folder.path(), "server", &[])), "").await.unwrap();
+    assert_eq!(moved.state(), State::Done, "{}", moved.detail);
+    assert_eq!(answers(&agent).await, "chat@2");
+    let back = Action::Rollback { deployment: "chat".into(), to_revision: 0 };
+    let back = request::act(channel.clone(), back, context("back")).await.unwrap();
+    assert!(back.plan.unwrap().standby_ready);
+    assert_eq!(answers(&agent).await, "chat@1");
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{:?}", report.errors);
+}
