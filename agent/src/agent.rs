@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use llmdeck_audit::{AuditError, AuditLog};
 use llmdeck_proto::v1::alert::Severity;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::quality::{Suite, score_on_schedule};
 use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
 use crate::rollout::{Controller, Refused, RolloutSettings};
 use crate::rpc::{Rpc, serve};
-use crate::security::audit::{Audit, AuditError};
+
 use crate::serving::{Deployment, DeploymentLimits, Deployments, Drained};
 use crate::store::{Store, StoreError};
 use crate::telemetry::events::Events;
@@ -119,7 +120,8 @@ impl Agent {
         let data_dir = DataDir::lock(&data_dir)?;
         let folder = data_dir.path();
         let store = Arc::new(Store::open(&folder.join("store.sqlite"))?);
-        let audit = Arc::new(Audit::open(&folder.join("audit.jsonl"))?);
+        let node = config.node.clone().unwrap_or_else(host_name);
+        let audit = Arc::new(AuditLog::open(folder, &node)?);
         let artifacts = folder.join("artifacts");
         let builtin = BuiltinArtifacts::unpack(&artifacts)
             .map_err(system(format!("writing the built-in models to {}", artifacts.display())))?;
@@ -142,7 +144,6 @@ impl Agent {
 
         let interval = Duration::from_millis(config.interval_ms);
         let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
-        let node = config.node.clone().unwrap_or_else(host_name);
         let instance = format!("{:016x}", rand::random::<u64>());
         let maker = FrameMaker::new(node, instance, http.to_string(), config.prices.clone(), folder, gpu);
         let history = Arc::new(History::new(Arc::clone(&store), config.history_bytes));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use llmdeck_audit::{AuditLog, NewRecord};
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::{ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout};
 use rand::Rng;
@@ -18,7 +19,7 @@ use super::strategy::{RolloutConfig, StrategyPlan};
 use crate::placement::Loader;
 use crate::quality::Suite;
 use crate::registry::{Registry, ResolvedModel};
-use crate::security::audit::{Audit, Entry};
+
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, Deployments, LiveRevision};
 use crate::store::{RevisionRow, Store};
@@ -47,7 +48,7 @@ pub struct Controller {
     pub(super) store: Arc<Store>,
     pub(super) registry: Arc<Registry>,
     pub(super) loader: Arc<Loader>,
-    pub(super) audit: Arc<Audit>,
+    pub(super) audit: Arc<AuditLog>,
     pub(super) events: Arc<Events>,
     pub(super) active: Arc<Active>,
 }
@@ -60,7 +61,7 @@ impl Controller {
         store: Arc<Store>,
         registry: Arc<Registry>,
         loader: Arc<Loader>,
-        audit: Arc<Audit>,
+        audit: Arc<AuditLog>,
         events: Arc<Events>,
     ) -> Self {
         Self { deployments, settings, store, registry, loader, audit, events, active: Arc::default() }
@@ -331,17 +332,15 @@ impl Controller {
         outcome: &str,
     ) -> Result<(), Refused> {
         let audit = Arc::clone(&self.audit);
-        let (operator, action) = (operator.clone(), action.to_owned());
-        let (subject, reason, outcome) = (subject.to_owned(), reason.to_owned(), outcome.to_owned());
-        let written = blocking(move || {
-            audit.append(&Entry {
-                operator: &operator,
-                action: &action,
-                subject: &subject,
-                reason: &reason,
-                outcome: &outcome,
-            })
-        });
+        let record = NewRecord {
+            operator: operator.name.clone(),
+            uid: operator.uid,
+            action: action.to_owned(),
+            subject: subject.to_owned(),
+            reason: reason.to_owned(),
+            outcome: outcome.to_owned(),
+        };
+        let written = blocking(move || audit.append(&record));
         Ok(written.await??)
     }
 

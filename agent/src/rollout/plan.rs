@@ -1,3 +1,4 @@
+use llmdeck_engine::footprint::Footprint;
 use llmdeck_proto::v1::ChangePlan;
 
 use super::machine::Move;
@@ -70,7 +71,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         extra_memory_bytes: facts
             .room
             .and_then(|room| room.needed.as_ref())
-            .map_or(0, |needed| needed.total_bytes()),
+            .map_or(0, Footprint::total_bytes),
     }
 }
 

@@ -1,7 +1,8 @@
 use crate::placement::LoadError;
 use crate::quality::AskError;
 use crate::registry::RegistryError;
-use crate::security::audit::AuditError;
+use llmdeck_audit::AuditError;
+
 use crate::store::StoreError;
 
 /// Why an action was not done. Nothing has changed.

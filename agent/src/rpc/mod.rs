@@ -10,6 +10,7 @@ mod telemetry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llmdeck_audit::AuditLog;
 use llmdeck_proto::v1::audit_server::AuditServer;
 use llmdeck_proto::v1::control_server::ControlServer;
 use llmdeck_proto::v1::inspect_server::InspectServer;
@@ -26,7 +27,7 @@ use tonic::transport::Server;
 use crate::jobs::Jobs;
 use crate::registry::Registry;
 use crate::rollout::Controller;
-use crate::security::audit::Audit;
+
 use crate::serving::Deployments;
 use crate::telemetry::{History, Subscribers};
 
@@ -49,7 +50,7 @@ pub struct Rpc {
     /// Where the OpenAI API is served.
     pub http_address: String,
     /// Who did what.
-    pub audit: Arc<Audit>,
+    pub audit: Arc<AuditLog>,
     /// Frames of the past.
     pub history: Arc<History>,
     /// Frames as they come.

@@ -1,4 +1,3 @@
 //! Who acts, what they may do, and the record of what they did.
 
-pub mod audit;
 pub mod identity;

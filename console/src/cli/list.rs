@@ -1,15 +1,13 @@
 use clap::{Args, Subcommand};
-use jiff::tz::TimeZone;
-use llmdeck_proto::v1::audit_client::AuditClient;
+use llmdeck_proto::v1::ListJobsRequest;
 use llmdeck_proto::v1::jobs_client::JobsClient;
-use llmdeck_proto::v1::{ListJobsRequest, ListRecordsRequest};
 use serde_json::{Value, json};
 
 use super::output::{print_json, print_table};
 use super::{CliError, Common};
 use crate::link::{LinkError, dial};
 use crate::request;
-use crate::view::{bytes, time_of_day};
+use crate::view::bytes;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
@@ -28,21 +26,6 @@ pub(super) struct RegistryListArguments {
     /// model, suite or dataset.
     #[arg(long, value_name = "KIND", default_value = "")]
     kind: String,
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum AuditCommand {
-    /// Records, newest first.
-    List(AuditListArguments),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct AuditListArguments {
-    /// Most records.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    limit: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -85,29 +68,4 @@ pub(super) async fn registry(command: RegistryCommand) -> Result<(), CliError> {
         })
         .collect();
     Ok(print_table(&["TAGS", "KIND", "SIZE", "DIGEST"], &rows)?)
-}
-
-pub(super) async fn audit(command: AuditCommand) -> Result<(), CliError> {
-    let AuditCommand::List(AuditListArguments { limit, common }) = command;
-    let answer = AuditClient::new(dial(&common.target)).list_records(ListRecordsRequest { limit }).await;
-    let records = answer.map_err(LinkError::from)?.into_inner().records;
-    if common.json {
-        let records = records.iter().map(|record| {
-            json!({
-                "sequence": record.sequence, "time_unix_ms": record.time_unix_ms, "operator": record.operator,
-                "uid": record.uid, "action": record.action, "subject": record.subject,
-                "reason": record.reason, "outcome": record.outcome,
-            })
-        });
-        return Ok(print_json(&records.collect::<Vec<Value>>())?);
-    }
-    let zone = TimeZone::system();
-    let rows: Vec<Vec<String>> = records
-        .into_iter()
-        .map(|record| {
-            let time = time_of_day(record.time_unix_ms, &zone);
-            vec![time, record.operator, record.action, record.subject, record.reason, record.outcome]
-        })
-        .collect();
-    Ok(print_table(&["TIME", "OPERATOR", "ACTION", "SUBJECT", "REASON", "OUTCOME"], &rows)?)
 }

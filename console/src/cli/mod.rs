@@ -1,5 +1,6 @@
 //! The command line: the same verbs as the console, for scripts and pipes.
 
+mod audit;
 mod bench;
 mod change;
 mod findings;
@@ -56,7 +57,7 @@ enum Command {
     Registry(list::RegistryCommand),
     /// Who did what, why, when, and how it ended.
     #[command(subcommand)]
-    Audit(list::AuditCommand),
+    Audit(audit::AuditCommand),
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -137,7 +138,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Command::Bench(arguments)) => return bench::run(*arguments).await,
         Some(Command::Jobs(command)) => list::jobs(command).await?,
         Some(Command::Registry(command)) => list::registry(command).await?,
-        Some(Command::Audit(command)) => list::audit(command).await?,
+        Some(Command::Audit(command)) => return audit::run(command).await,
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::command(), "llmdeck", &mut std::io::stdout());
         }

@@ -59,7 +59,8 @@ fn main() {
         signals.thread_block().unwrap();
     }
     if arguments.grandchild {
-        std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        std::thread::spawn(move || child.wait());
     }
     (0..arguments.flood).for_each(|line| println!("line {line} of a flood"));
     let asked = Arc::new(AtomicU64::new(0));

@@ -1,0 +1,67 @@
+//! The record of who did what, as its reader proves it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use llmdeck::app::{Action, RolloutChoice};
+use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, change};
+use serde_json::Value;
+
+fn llmdeck(arguments: &[&str]) -> Output {
+    Command::new(&binaries().console).args(arguments).output().unwrap()
+}
+
+fn verify(folder: &Path, more: &[&str]) -> (bool, String) {
+    let mut arguments = vec!["audit", "verify", folder.to_str().unwrap()];
+    arguments.extend(more);
+    let output = llmdeck(&arguments);
+    let text = String::from_utf8(output.stdout).unwrap() + std::str::from_utf8(&output.stderr).unwrap();
+    (output.status.success(), text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_is_exported_and_proved_and_what_was_changed_is_found() {
+    let mut agent = AgentProcess::start(ASSISTANT);
+    agent.ready().await;
+    let how = RolloutChoice::default();
+    let deploy =
+        Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: false, how };
+    change(&agent.channel(), deploy, "a longer context").await.unwrap();
+    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0 };
+    change(&agent.channel(), back, "it is worse").await.unwrap();
+
+    let target = agent.target().to_string();
+    let exported = llmdeck(&["audit", "export", "--target", &target]).stdout;
+    let records: Vec<Value> = String::from_utf8(exported)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let actions: Vec<&str> = records.iter().map(|record| record["action"].as_str().unwrap()).collect();
+    assert!(actions.starts_with(&["deploy", "outcome", "rollback"]), "{actions:?}");
+    assert_eq!(records[0]["reason"], "a longer context");
+
+    let data = agent.folder().join("data");
+    let key = std::fs::read_to_string(data.join("audit.pub")).unwrap();
+    let (whole, text) = verify(&data, &["--key", key.trim()]);
+    assert!(whole && text.contains(&format!("whole: {} records", records.len())), "{text}");
+
+    // A crash in between is no flaw.
+    agent.kill();
+    agent.restart();
+    agent.ready().await;
+    assert!(verify(&data, &[]).0);
+    agent.kill();
+
+    let path = data.join("audit.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("a longer context", "a faster context", 1)).unwrap();
+    let (whole, words) = verify(&data, &[]);
+    assert!(!whole && words.contains("audit.jsonl, line 2: record 2 does not follow"), "{words}");
+    let shortened: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&path, shortened).unwrap();
+    let (whole, words) = verify(&data, &[]);
+    assert!(!whole && words.contains("the last ones were removed"), "{words}");
+    let (_, words) = verify(Path::new("/nonesuch"), &[]);
+    assert!(words.contains("data directory"), "{words}");
+}
