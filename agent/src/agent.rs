@@ -28,6 +28,7 @@ use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
 use crate::rollout::{Controller, Refused, RolloutSettings};
 use crate::rpc::{Rpc, serve};
 
+use crate::security::access::Access;
 use crate::serving::{Deployment, DeploymentLimits, Deployments, Drained};
 use crate::store::{Store, StoreError};
 use crate::telemetry::events::Events;
@@ -176,6 +177,7 @@ impl Agent {
         let rpc = Rpc {
             deployments: Arc::clone(&deployments),
             controller: Arc::clone(&controller),
+            access: Access::new(config.access.clone()),
             registry,
             jobs: Arc::clone(&jobs),
             http_address: http.to_string(),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::placement::{LoadSettings, free_bytes};
 use crate::rollout::RolloutConfig;
+use crate::security::access::Grant;
 use crate::telemetry::Prices;
 
 const LONGEST_NAME: usize = 64;
@@ -71,6 +72,9 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Bytes of memory that models may take together; most of what is free at the start where it is absent.
     pub memory_bytes: Option<u64>,
+    /// Who may do what on the socket; whoever reaches it may look where there is none.
+    #[serde(default)]
+    pub access: Vec<Grant>,
     /// What is served.
     #[serde(default, rename = "deployment")]
     pub deployments: Vec<DeploymentConfig>,
@@ -248,6 +252,16 @@ impl Config {
                 "the deployments' guaranteed_bytes add up to more than memory_bytes, {memory}; lower them or raise it"
             ));
         }
+        for grant in &self.access {
+            if grant.users.is_empty() && grant.groups.is_empty() {
+                return Err("each [[access]] must name users or groups".into());
+            }
+            let unknown =
+                |name: &&String| !self.deployments.iter().any(|deployment| deployment.name == **name);
+            if let Some(name) = grant.deployments.iter().flatten().find(unknown) {
+                return Err(format!("[[access]] names deployment {name:?}, which is not configured"));
+            }
+        }
         let mut names = BTreeSet::new();
         for deployment in &self.deployments {
             deployment.check()?;
@@ -352,6 +366,8 @@ mod tests {
             "[[deployment]]\nname = \"a\"\nmodel = \"b\"\nrollout = { judge = { ttft_p96 = 0.1 } }\n",
         );
         assert!(text.contains("ttft_p96") && text.contains("ttft_p95"), "{text}");
+        let text = refusal("[[access]]\nrole = \"operator\"\n[[deployment]]\nname = \"a\"\nmodel = \"b\"\n");
+        assert!(text.contains("users or groups"), "{text}");
         let text = refusal("cores = [0, 0]\n[[deployment]]\nname = \"a\"\nmodel = \"b\"\n");
         assert!(text.contains("each named once"), "{text}");
         assert!(refusal("").contains("[[deployment]]"));

@@ -223,10 +223,11 @@ fn biases(biases: HashMap<String, f32>) -> Result<Vec<(u32, f32)>, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Parameters, parse};
+    use super::{Head, Parameters, parse};
 
     fn refusal(body: &str) -> String {
-        let error = match parse::<Parameters>(body.as_bytes()) {
+        let read = parse::<Head>(body.as_bytes()).and_then(|_| parse::<Parameters>(body.as_bytes()));
+        let error = match read {
             Ok(parameters) => parameters.check().unwrap_err(),
             Err(error) => error,
         };

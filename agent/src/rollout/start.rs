@@ -40,7 +40,7 @@ impl Controller {
             rollout.detail = format!("the agent stopped in the middle of it; {how}");
             rollout.ended_unix_ms = Some(unix_ms());
             let subject = format!("{}@{}", rollout.deployment, rollout.to_revision);
-            let agent = Operator::of_uid(nix::unistd::Uid::current().as_raw());
+            let agent = Operator::agent();
             let word = if done { "done" } else { "failed" };
             self.record(&agent, "outcome", &subject, &rollout.reason, &format!("{word}: {}", rollout.detail))
                 .await?;

@@ -6,7 +6,7 @@ use llmdeck_proto::v1::{AuditRecord, ListRecordsRequest, ListRecordsResponse};
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
-use crate::security::identity::Operator;
+use crate::security::access::Subject;
 
 const DEFAULT_RECORDS: u32 = 100;
 const MOST_RECORDS: u32 = 1_000;
@@ -19,7 +19,7 @@ impl audit_server::Audit for Audit {
         &self,
         request: Request<ListRecordsRequest>,
     ) -> Result<Response<ListRecordsResponse>, Status> {
-        Operator::of_request(&request)?;
+        self.0.authorize(&request, "Audit/ListRecords", Subject::Node).await?;
         let ListRecordsRequest { limit, after_sequence } = request.into_inner();
         let limit = match limit {
             0 => DEFAULT_RECORDS,

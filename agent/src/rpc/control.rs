@@ -11,6 +11,7 @@ use super::Rpc;
 use crate::placement::LoadError;
 use crate::registry::RegistryError;
 use crate::rollout::{Refused, Steering};
+use crate::security::access::Subject;
 use crate::security::identity::Operator;
 
 pub(super) struct Control(pub(super) Arc<Rpc>);
@@ -18,12 +19,12 @@ pub(super) struct Control(pub(super) Arc<Rpc>);
 #[tonic::async_trait]
 impl control_server::Control for Control {
     async fn deploy(&self, request: Request<DeployRequest>) -> Result<Response<ChangeResponse>, Status> {
-        let operator = self.authorized(&request, "deploy", |request| &request.deployment).await?;
+        let operator = self.authorized(&request, "Control/Deploy", |request| &request.deployment).await?;
         answered(self.0.controller.deploy(operator, request.into_inner()).await)
     }
 
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ChangeResponse>, Status> {
-        let operator = self.authorized(&request, "rollback", |request| &request.deployment).await?;
+        let operator = self.authorized(&request, "Control/Rollback", |request| &request.deployment).await?;
         answered(self.0.controller.rollback(operator, request.into_inner()).await)
     }
 
@@ -31,7 +32,8 @@ impl control_server::Control for Control {
         &self,
         request: Request<AbortRolloutRequest>,
     ) -> Result<Response<ChangeResponse>, Status> {
-        let operator = self.authorized(&request, "abort", |request| &request.deployment).await?;
+        let operator =
+            self.authorized(&request, "Control/AbortRollout", |request| &request.deployment).await?;
         answered(self.0.controller.abort(operator, request.into_inner()).await)
     }
 
@@ -39,28 +41,28 @@ impl control_server::Control for Control {
         &self,
         request: Request<RolloutRequest>,
     ) -> Result<Response<ChangeResponse>, Status> {
-        self.steer(Steering::Pause, request).await
+        self.steer(Steering::Pause, "Control/PauseRollout", request).await
     }
 
     async fn resume_rollout(
         &self,
         request: Request<RolloutRequest>,
     ) -> Result<Response<ChangeResponse>, Status> {
-        self.steer(Steering::Resume, request).await
+        self.steer(Steering::Resume, "Control/ResumeRollout", request).await
     }
 
     async fn promote_rollout(
         &self,
         request: Request<RolloutRequest>,
     ) -> Result<Response<ChangeResponse>, Status> {
-        self.steer(Steering::Promote, request).await
+        self.steer(Steering::Promote, "Control/PromoteRollout", request).await
     }
 
     async fn get_rollout(
         &self,
         request: Request<GetRolloutRequest>,
     ) -> Result<Response<GetRolloutResponse>, Status> {
-        Operator::of_request(&request)?;
+        self.authorized(&request, "Control/GetRollout", |request| &request.deployment).await?;
         let GetRolloutRequest { deployment, rollout_id } = request.into_inner();
         let rollout =
             self.0.controller.rollout(&deployment, &rollout_id).map_err(|refused| status(&refused))?;
@@ -72,28 +74,21 @@ impl Control {
     async fn steer(
         &self,
         steering: Steering,
+        call: &str,
         request: Request<RolloutRequest>,
     ) -> Result<Response<ChangeResponse>, Status> {
-        let operator = self.authorized(&request, steering.action(), |request| &request.deployment).await?;
+        let operator = self.authorized(&request, call, |request| &request.deployment).await?;
         answered(self.0.controller.steer(operator, steering, request.into_inner()).await)
     }
 
-    /// A refusal for want of a role is in the audit too.
     async fn authorized<T>(
         &self,
         request: &Request<T>,
-        action: &str,
-        subject: fn(&T) -> &String,
+        call: &str,
+        deployment: fn(&T) -> &String,
     ) -> Result<Operator, Status> {
-        let operator = Operator::of_request(request)?;
-        if let Err(denied) = operator.may_operate() {
-            let outcome = format!("refused: {}", denied.message());
-            let recorded =
-                self.0.controller.record(&operator, action, subject(request.get_ref()), "", &outcome).await;
-            recorded.map_err(|refused| status(&refused))?;
-            return Err(denied);
-        }
-        Ok(operator)
+        let name = deployment(request.get_ref());
+        self.0.authorize(request, call, Subject::Deployment(name)).await
     }
 }
 

@@ -5,7 +5,7 @@ use llmdeck_proto::v1::{ListRequestsRequest, ListRequestsResponse};
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
-use crate::security::identity::Operator;
+use crate::security::access::Subject;
 
 const DEFAULT_REQUESTS: u32 = 50;
 
@@ -17,7 +17,9 @@ impl inspect_server::Inspect for Inspect {
         &self,
         request: Request<ListRequestsRequest>,
     ) -> Result<Response<ListRequestsResponse>, Status> {
-        Operator::of_request(&request)?;
+        self.0
+            .authorize(&request, "Inspect/ListRequests", Subject::Deployment(&request.get_ref().deployment))
+            .await?;
         let ListRequestsRequest { deployment: name, limit } = request.into_inner();
         let deployment = self
             .0

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::Rpc;
 use crate::jobs::{BenchPlan, MeasuredModel, TooManyJobs, UnknownJob};
+use crate::security::access::Subject;
 use crate::security::identity::Operator;
 use crate::serving::Deployment;
 
@@ -39,8 +40,10 @@ impl jobs_server::Jobs for Jobs {
         &self,
         request: Request<EvaluateRequest>,
     ) -> Result<Response<EvaluateResponse>, Status> {
-        let operator = Operator::of_request(&request)?;
-        operator.may_operate()?;
+        let operator = self
+            .0
+            .authorize(&request, "Jobs/Evaluate", Subject::Deployment(&request.get_ref().deployment))
+            .await?;
         let EvaluateRequest { deployment: name, revision } = request.into_inner();
         let deployment = self.deployment(&name)?;
         let live = if revision == 0 { deployment.stable() } else { deployment.loaded(revision) };
@@ -62,8 +65,10 @@ impl jobs_server::Jobs for Jobs {
     }
 
     async fn bench(&self, request: Request<BenchRequest>) -> Result<Response<StartedJob>, Status> {
-        let operator = Operator::of_request(&request)?;
-        operator.may_operate()?;
+        let operator = self
+            .0
+            .authorize(&request, "Jobs/Bench", Subject::Deployment(&request.get_ref().deployment))
+            .await?;
         let asked = request.into_inner();
         let deployment = self.deployment(&asked.deployment)?;
         let plan = plan(&asked, format!("http://{}", self.0.http_address))?;
@@ -75,8 +80,7 @@ impl jobs_server::Jobs for Jobs {
     }
 
     async fn bench_node(&self, request: Request<BenchNodeRequest>) -> Result<Response<StartedJob>, Status> {
-        let operator = Operator::of_request(&request)?;
-        operator.may_operate()?;
+        let operator = self.0.authorize(&request, "Jobs/BenchNode", Subject::Node).await?;
         let mut models = Vec::new();
         for deployment in self.0.deployments.iter() {
             let Some(live) = deployment.stable() else { continue };
@@ -95,7 +99,7 @@ impl jobs_server::Jobs for Jobs {
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobReport>, Status> {
-        Operator::of_request(&request)?;
+        self.0.authorize(&request, "Jobs/GetJob", Subject::Node).await?;
         let report = self.0.jobs.report(&request.into_inner().id);
         Ok(Response::new(report.map_err(|error| unknown(&error))?))
     }
@@ -104,8 +108,7 @@ impl jobs_server::Jobs for Jobs {
         &self,
         request: Request<CancelJobRequest>,
     ) -> Result<Response<CancelJobResponse>, Status> {
-        let operator = Operator::of_request(&request)?;
-        operator.may_operate()?;
+        let operator = self.0.authorize(&request, "Jobs/CancelJob", Subject::Node).await?;
         let id = request.into_inner().id;
         // Only jobs that exist are worth a record.
         self.0.jobs.report(&id).map_err(|error| unknown(&error))?;
@@ -118,7 +121,7 @@ impl jobs_server::Jobs for Jobs {
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        Operator::of_request(&request)?;
+        self.0.authorize(&request, "Jobs/ListJobs", Subject::Node).await?;
         Ok(Response::new(ListJobsResponse { jobs: self.0.jobs.all() }))
     }
 }

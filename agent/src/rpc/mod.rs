@@ -23,11 +23,14 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
+use tonic::{Request, Status};
 
 use crate::jobs::Jobs;
 use crate::registry::Registry;
 use crate::rollout::Controller;
 
+use crate::security::access::{Access, RULES, Role, Subject};
+use crate::security::identity::Operator;
 use crate::serving::Deployments;
 use crate::telemetry::{History, Subscribers};
 
@@ -43,6 +46,8 @@ pub struct Rpc {
     pub deployments: Arc<Deployments>,
     /// Changes it.
     pub controller: Arc<Controller>,
+    /// Who may do what.
+    pub access: Access,
     /// Finds artifacts.
     pub registry: Arc<Registry>,
     /// Long work.
@@ -55,6 +60,29 @@ pub struct Rpc {
     pub history: Arc<History>,
     /// Frames as they come.
     pub subscribers: Arc<Subscribers>,
+}
+
+impl Rpc {
+    /// Who calls, if it may. A refusal of what would change something is in the audit too.
+    async fn authorize<T>(
+        &self,
+        request: &Request<T>,
+        call: &str,
+        subject: Subject<'_>,
+    ) -> Result<Operator, Status> {
+        let operator = Operator::of_request(request)?;
+        let Err(denied) = self.access.check(&operator, call, subject) else { return Ok(operator) };
+        if RULES.iter().any(|(name, least)| *name == call && *least > Role::Viewer) {
+            let name = match subject {
+                Subject::Node => "node",
+                Subject::Deployment(name) => name,
+            };
+            let outcome = format!("refused: {}", denied.message());
+            let recorded = self.controller.record(&operator, call, name, "", &outcome).await;
+            recorded.map_err(|refused| Status::internal(refused.to_string()))?;
+        }
+        Err(denied)
+    }
 }
 
 /// Serves on a socket until `stop`.

@@ -5,7 +5,7 @@ use llmdeck_proto::v1::{Artifact, ListArtifactsRequest, ListArtifactsResponse};
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
-use crate::security::identity::Operator;
+use crate::security::access::Subject;
 
 pub(super) struct Registry(pub(super) Arc<Rpc>);
 
@@ -15,7 +15,7 @@ impl registry_server::Registry for Registry {
         &self,
         request: Request<ListArtifactsRequest>,
     ) -> Result<Response<ListArtifactsResponse>, Status> {
-        Operator::of_request(&request)?;
+        self.0.authorize(&request, "Registry/ListArtifacts", Subject::Node).await?;
         let kind = request.into_inner().kind;
         let artifacts = self
             .0

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
-use crate::security::identity::Operator;
+use crate::security::access::Subject;
 use crate::telemetry::Subscription;
 
 /// Readers at once; one more is refused.
@@ -32,7 +32,7 @@ impl telemetry_server::Telemetry for Telemetry {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Operator::of_request(&request)?;
+        self.rpc.authorize(&request, "Telemetry/Watch", Subject::Node).await?;
         if self.rpc.subscribers.count() >= MOST_WATCHERS {
             return Err(Status::resource_exhausted(format!(
                 "{MOST_WATCHERS} readers watch already; close one"
@@ -48,7 +48,7 @@ impl telemetry_server::Telemetry for Telemetry {
     }
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
-        Operator::of_request(&request)?;
+        self.rpc.authorize(&request, "Telemetry/History", Subject::Node).await?;
         let (history, range) = (Arc::clone(&self.rpc.history), request.into_inner());
         let frames = tokio::task::spawn_blocking(move || history.range(&range)).await;
         frames

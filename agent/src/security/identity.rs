@@ -1,17 +1,10 @@
-//! Who acts: the peer of the socket, by the kernel's word, and what it may do.
+//! Who acts: the peer of the socket, by the kernel's word.
 
-use nix::unistd::{Uid, User};
+use std::ffi::CString;
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tonic::Status;
 use tonic::transport::server::UdsConnectInfo;
-
-/// What an operator may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Reads and changes what serves.
-    Operator,
-}
 
 /// Who is at the other end of the socket, by the kernel's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,20 +13,18 @@ pub struct Operator {
     pub uid: u32,
     /// Its name in the system's user database, or `uid 1000` where it has none.
     pub name: String,
-    /// What it may do: root and the agent's own user operate, anyone else who reaches the socket reads.
-    pub role: Role,
 }
 
 impl Operator {
     /// The user with this id.
     pub fn of_uid(uid: u32) -> Self {
-        let name = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        let operates = uid == 0 || Uid::current().as_raw() == uid;
-        Self {
-            uid,
-            name: name.map_or_else(|| format!("uid {uid}"), |user| user.name),
-            role: if operates { Role::Operator } else { Role::Viewer },
-        }
+        let name = user(uid).map_or_else(|| format!("uid {uid}"), |user| user.name);
+        Self { uid, name }
+    }
+
+    /// The agent's own user.
+    pub fn agent() -> Self {
+        Self::of_uid(Uid::current().as_raw())
     }
 
     /// The peer of a gRPC request (`SO_PEERCRED`).
@@ -48,18 +39,20 @@ impl Operator {
         Ok(Self::of_uid(credentials.uid()))
     }
 
-    /// Refuses those who only read.
-    ///
-    /// # Errors
-    /// Permission denied, naming the operator and who may.
-    pub fn may_operate(&self) -> Result<(), Status> {
-        if self.role >= Role::Operator {
-            return Ok(());
-        }
-        Err(Status::permission_denied(format!(
-            "{} may look but not act; ask root or {}, whose agent this is",
-            self.name,
-            Self::of_uid(Uid::current().as_raw()).name
-        )))
+    /// Whether it could change the agent's files anyway: root, and the agent's own user.
+    pub fn owns_the_agent(&self) -> bool {
+        self.uid == 0 || Uid::current().as_raw() == self.uid
     }
+
+    /// Names of the groups that the system's databases put it in.
+    pub fn groups(&self) -> Vec<String> {
+        let Some(user) = user(self.uid) else { return Vec::new() };
+        let Ok(name) = CString::new(user.name) else { return Vec::new() };
+        let groups: Vec<Gid> = getgrouplist(&name, user.gid).unwrap_or_default();
+        groups.into_iter().filter_map(|group| Some(Group::from_gid(group).ok()??.name)).collect()
+    }
+}
+
+fn user(uid: u32) -> Option<User> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten()
 }
