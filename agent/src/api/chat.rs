@@ -14,7 +14,8 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::answer::{Asked, ForEngine, Prompt, Wording, answer};
+use super::answer::Wording;
+use super::attempt::{Asked, ForEngine, Prompt, answer};
 use super::error::ApiError;
 use super::parameters::{Head, Parameters, at_least_one, parse};
 use super::preference::preference;

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Api;
-use super::answer::{Asked, ForEngine, Prompt, Wording, answer};
+use super::answer::Wording;
+use super::attempt::{Asked, ForEngine, Prompt, answer};
 use super::error::ApiError;
 use super::parameters::{Head, Parameters, parse};
 use super::preference::preference;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod answer_format;
+mod attempt;
 mod chat;
 mod completions;
 mod error;

@@ -1,6 +1,6 @@
 use axum::http::HeaderMap;
 
-use super::answer::REVISION_HEADER;
+use super::attempt::REVISION_HEADER;
 use super::error::ApiError;
 use crate::serving::{Preference, RevisionWish};
 

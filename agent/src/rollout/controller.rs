@@ -1,18 +1,16 @@
 //! What operators ask for: checked, claimed and recorded before it begins; refused with the reason otherwise.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use llmdeck_audit::{AuditLog, NewRecord};
 use llmdeck_proto::v1::alert::Severity;
-use llmdeck_proto::v1::{ActionContext, ChangePlan, ChangeResponse, DeployRequest, RollbackRequest, Rollout};
+use llmdeck_proto::v1::{ActionContext, ChangePlan, ChangeResponse, Rollout};
 use rand::Rng;
 
 use super::active::{Active, Claim};
 use super::machine::{Move, Step};
-use super::plan::{PlanFacts, change_plan};
 use super::refusal::Refused;
 use super::run::Run;
 use super::strategy::{RolloutConfig, StrategyPlan};
@@ -26,7 +24,7 @@ use crate::store::{RevisionRow, Store};
 use crate::telemetry::events::Events;
 use crate::time::unix_ms;
 
-const LONGEST_TEXT: usize = 1_000;
+pub(super) const LONGEST_TEXT: usize = 1_000;
 
 /// How rollouts of one deployment go.
 #[derive(Clone)]
@@ -96,139 +94,6 @@ impl Controller {
         self.settings.get(deployment)
     }
 
-    /// Moves a deployment to a new revision. Answers as soon as the rollout has begun.
-    ///
-    /// # Errors
-    /// Why it was refused; nothing has changed then.
-    pub async fn deploy(
-        self: &Arc<Self>,
-        operator: Operator,
-        mut request: DeployRequest,
-    ) -> Result<ChangeResponse, Refused> {
-        let context = checked(request.context.take().unwrap_or_default())?;
-        if let Some(answer) = self.answered(&context)? {
-            return Ok(answer);
-        }
-        let (deployment, settings) = self.find(&request.deployment)?;
-        let registry = Arc::clone(&self.registry);
-        let reference = request.model.clone();
-        if reference.is_empty() || reference.len() > LONGEST_TEXT {
-            return Err(Refused::Invalid {
-                field: "model",
-                problem: "must name a tag, a digest or a path".into(),
-            });
-        }
-        let model = blocking(move || registry.model(&reference)).await??;
-        let strategy = settings
-            .rollout
-            .plan(request.strategy(), &request.steps, request.auto_promote)
-            .map_err(|problem| Refused::Invalid { field: "rollout", problem })?;
-        self.check_expected(&deployment, &context)?;
-        let number = self.store.next_revision_number(deployment.name())?;
-        let room = self.room_for(&deployment, &model.reference, &model.path).await?;
-        let stable = deployment.stable();
-        let plan = change_plan(&PlanFacts {
-            deployment: deployment.name(),
-            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
-            to: (number, &model.reference),
-            kind: Move::Deploy,
-            in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
-            room: Some(&room),
-            golden_prompts: settings.suite.as_ref().map(|suite| suite.prompts.len()),
-            golden_floor: settings.golden_floor,
-            force: request.force,
-            strategy: &strategy,
-        });
-        if context.dry_run {
-            return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
-        }
-        let claim = self.claim(&deployment, &operator, "deploy", &context, number).await?;
-        let reservation = match &room.needed {
-            Some(needed) => {
-                let (name, now) = (deployment.name(), Instant::now());
-                Some(self.loader.reserve(name, number, &model.reference, needed, now).await?)
-            }
-            None => None,
-        };
-        let target = self.new_revision(&deployment, &model)?;
-        let run =
-            self.begin(deployment, settings, operator, &context, Move::Deploy, target, None, strategy)?;
-        let run = Run { force: request.force, reservation, ..run };
-        let answer = self.answer(&context, plan, &run.rollout)?;
-        tokio::spawn(run.run_until_swapped(claim));
-        Ok(answer)
-    }
-
-    /// Moves a deployment back. A revision that is loaded serves when this returns.
-    ///
-    /// # Errors
-    /// Why it was refused; nothing has changed then.
-    pub async fn rollback(
-        self: &Arc<Self>,
-        operator: Operator,
-        request: RollbackRequest,
-    ) -> Result<ChangeResponse, Refused> {
-        let context = checked(request.context.unwrap_or_default())?;
-        if let Some(answer) = self.answered(&context)? {
-            return Ok(answer);
-        }
-        let (deployment, settings) = self.find(&request.deployment)?;
-        self.check_expected(&deployment, &context)?;
-        // While a candidate is tried, the way back is to what serves.
-        let stable = deployment.stable().map_or(0, |live| live.number());
-        if deployment.candidate().is_some() && (request.to_revision == 0 || request.to_revision == stable) {
-            return self.end_rollout(operator, &deployment, &context, "rollback").await;
-        }
-        let target = self.rollback_target(&deployment, request.to_revision)?;
-        let candidate = deployment.loaded(target.number).filter(|live| live.backend().is_some());
-        let stable = deployment.stable();
-        let room = match &candidate {
-            Some(_) => None,
-            None => Some(self.room_for(&deployment, &target.model, Path::new(&target.path)).await?),
-        };
-        let plan = change_plan(&PlanFacts {
-            deployment: deployment.name(),
-            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
-            to: (target.number, &target.model),
-            kind: Move::Rollback,
-            in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
-            room: room.as_ref(),
-            golden_prompts: None,
-            golden_floor: None,
-            force: false,
-            strategy: &StrategyPlan::replace(),
-        });
-        if context.dry_run {
-            return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
-        }
-        let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
-        let reservation = match &room {
-            Some(room) => {
-                deployment.retire(target.number);
-                match &room.needed {
-                    Some(needed) => {
-                        let (name, now) = (deployment.name(), Instant::now());
-                        Some(self.loader.reserve(name, target.number, &target.model, needed, now).await?)
-                    }
-                    None => None,
-                }
-            }
-            None => None,
-        };
-        let ready = candidate.is_some();
-        let at_once = StrategyPlan::replace();
-        let run =
-            self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate, at_once)?;
-        let run = Run { reservation, ..run };
-        let answer = self.answer(&context, plan, &run.rollout)?;
-        let task = tokio::spawn(run.run_until_swapped(claim));
-        if ready {
-            // The swap itself takes a durable write; the answer says that it has happened.
-            let _ = task.await;
-        }
-        Ok(answer)
-    }
-
     pub(super) fn find(&self, name: &str) -> Result<(Arc<Deployment>, RolloutSettings), Refused> {
         let found = self.deployments.get(name).zip(self.settings.get(name));
         found.map(|(deployment, settings)| (Arc::clone(deployment), settings.clone())).ok_or_else(|| {
@@ -236,14 +101,14 @@ impl Controller {
         })
     }
 
-    fn answered(&self, context: &ActionContext) -> Result<Option<ChangeResponse>, Refused> {
+    pub(super) fn answered(&self, context: &ActionContext) -> Result<Option<ChangeResponse>, Refused> {
         if context.idempotency_key.is_empty() || context.dry_run {
             return Ok(None);
         }
         Ok(self.store.answer_for(&context.idempotency_key)?)
     }
 
-    fn answer(
+    pub(super) fn answer(
         &self,
         context: &ActionContext,
         plan: ChangePlan,
@@ -281,23 +146,8 @@ impl Controller {
         })
     }
 
-    fn rollback_target(&self, deployment: &Deployment, asked: u32) -> Result<RevisionRow, Refused> {
-        let name = deployment.name();
-        let number = match asked {
-            0 => self.store.deployment(name)?.and_then(|row| row.previous_revision),
-            number => Some(number),
-        };
-        let number = number.ok_or_else(|| Refused::NothingEarlier { deployment: name.to_owned() })?;
-        if deployment.stable().is_some_and(|live| live.number() == number) {
-            return Err(Refused::AlreadyServing { revision: format!("{name}@{number}") });
-        }
-        self.store
-            .revision(name, number)?
-            .ok_or_else(|| Refused::UnknownRevision { deployment: name.to_owned(), number })
-    }
-
     /// Takes the right to change, then writes down who uses it. Without the record there is no action.
-    async fn claim(
+    pub(super) async fn claim(
         &self,
         deployment: &Deployment,
         operator: &Operator,
@@ -364,7 +214,7 @@ impl Controller {
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a rollout is made of; every one is used once")]
-    fn begin(
+    pub(super) fn begin(
         self: &Arc<Self>,
         deployment: Arc<Deployment>,
         settings: RolloutSettings,

@@ -3,12 +3,14 @@
 mod active;
 mod compare;
 mod controller;
+mod deploy;
 mod evidence;
 mod machine;
 mod memory;
 mod metric;
 mod plan;
 mod refusal;
+mod rollback;
 mod run;
 mod start;
 mod steer;

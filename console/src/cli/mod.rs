@@ -6,6 +6,7 @@ mod change;
 mod findings;
 mod list;
 mod output;
+mod rollout;
 mod status;
 
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ enum Command {
     Rollback(change::RollbackArguments),
     /// Look at a rollout, hold it, let it go on, promote it or end it.
     #[command(subcommand)]
-    Rollout(change::RolloutCommand),
+    Rollout(rollout::RolloutCommand),
     /// Score what a deployment serves with its golden suite, now.
     Evaluate(change::EvaluateArguments),
     /// Measure a deployment or any OpenAI-compatible server under load.
@@ -133,7 +134,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Command::Status(arguments)) => status::run(arguments).await?,
         Some(Command::Deploy(arguments)) => change::deploy(arguments).await?,
         Some(Command::Rollback(arguments)) => change::rollback(arguments).await?,
-        Some(Command::Rollout(command)) => change::rollout(command).await?,
+        Some(Command::Rollout(command)) => rollout::run(command).await?,
         Some(Command::Evaluate(arguments)) => change::evaluate(arguments).await?,
         Some(Command::Bench(arguments)) => return bench::run(*arguments).await,
         Some(Command::Jobs(command)) => list::jobs(command).await?,

@@ -8,8 +8,8 @@ use llmdeck_proto::v1::{Alert, Frame, Gpu, HistoryRequest, Revision, WatchReques
 use serde_json::{Value, json};
 use tonic::codec::CompressionEncoding;
 
-use super::change::rollout_json;
 use super::output::{print_json, print_table};
+use super::rollout::rollout_json;
 use super::{CliError, Common};
 use crate::clock::unix_ms;
 use crate::link::{LinkError, LinkEvent, dial};

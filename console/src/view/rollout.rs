@@ -20,6 +20,8 @@ const HEAD: u16 = 4;
 const LEAST_CHART: u16 = 6;
 const MOST_CHART: u16 = 14;
 const AXIS: u16 = 9;
+/// Room for the widest interval from here on.
+const WIDE: u16 = 120;
 /// Columns of a step in the head.
 const STEP_BAR: usize = 8;
 
@@ -116,7 +118,7 @@ fn draw_table(view: &View<'_>, rollout: &Rollout, findings: &[&Finding], selecte
         Column::right("STABLE", 8),
         Column::right("NEW", 8),
         Column::right("CHANGE", 9),
-        Column::right("SURELY WITHIN", 15),
+        Column::right("SURELY WITHIN", if pen.area.width >= WIDE { 19 } else { 15 }),
         Column::right("ALLOWED", 9),
         Column::left("VERDICT", 11),
     ];
@@ -217,7 +219,9 @@ fn draw_chart(view: &View<'_>, rollout: &Rollout, finding: &Finding, pen: &mut P
     let values: Vec<Interval> = known.collect();
     pen.rule(0, &format!("{}: change, and where it surely lies, over time", finding.metric));
     let Some((low, high)) = scale(&values, finding) else {
-        pen.put(1, 1, "nothing is known yet", Tone::Quiet);
+        let why =
+            if finding.judged { "nothing is known yet" } else { "only what is judged is kept over time" };
+        pen.put(1, 1, why, Tone::Quiet);
         return;
     };
     let height = pen.area.height - 1;

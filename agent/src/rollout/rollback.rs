@@ -1,0 +1,104 @@
+//! Back to a revision that has served before; from a canary, back to what serves.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use llmdeck_proto::v1::{ChangeResponse, RollbackRequest};
+
+use super::controller::{Controller, checked};
+use super::machine::Move;
+use super::plan::{PlanFacts, change_plan};
+use super::refusal::Refused;
+use super::run::Run;
+use super::strategy::StrategyPlan;
+use crate::security::identity::Operator;
+use crate::serving::Deployment;
+use crate::store::RevisionRow;
+
+impl Controller {
+    /// Moves a deployment back. A revision that is loaded serves when this returns.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed then.
+    pub async fn rollback(
+        self: &Arc<Self>,
+        operator: Operator,
+        request: RollbackRequest,
+    ) -> Result<ChangeResponse, Refused> {
+        let context = checked(request.context.unwrap_or_default())?;
+        if let Some(answer) = self.answered(&context)? {
+            return Ok(answer);
+        }
+        let (deployment, settings) = self.find(&request.deployment)?;
+        self.check_expected(&deployment, &context)?;
+        // While a candidate is tried, the way back is to what serves.
+        let stable = deployment.stable().map_or(0, |live| live.number());
+        if deployment.candidate().is_some() && (request.to_revision == 0 || request.to_revision == stable) {
+            return self.end_rollout(operator, &deployment, &context, "rollback").await;
+        }
+        let target = self.rollback_target(&deployment, request.to_revision)?;
+        let candidate = deployment.loaded(target.number).filter(|live| live.backend().is_some());
+        let stable = deployment.stable();
+        let room = match &candidate {
+            Some(_) => None,
+            None => Some(self.room_for(&deployment, &target.model, Path::new(&target.path)).await?),
+        };
+        let plan = change_plan(&PlanFacts {
+            deployment: deployment.name(),
+            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
+            to: (target.number, &target.model),
+            kind: Move::Rollback,
+            in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
+            room: room.as_ref(),
+            golden_prompts: None,
+            golden_floor: None,
+            force: false,
+            strategy: &StrategyPlan::replace(),
+        });
+        if context.dry_run {
+            return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
+        }
+        let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
+        let reservation = match &room {
+            Some(room) => {
+                deployment.retire(target.number);
+                match &room.needed {
+                    Some(needed) => {
+                        let (name, now) = (deployment.name(), Instant::now());
+                        Some(self.loader.reserve(name, target.number, &target.model, needed, now).await?)
+                    }
+                    None => None,
+                }
+            }
+            None => None,
+        };
+        let ready = candidate.is_some();
+        let at_once = StrategyPlan::replace();
+        let run =
+            self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate, at_once)?;
+        let run = Run { reservation, ..run };
+        let answer = self.answer(&context, plan, &run.rollout)?;
+        let task = tokio::spawn(run.run_until_swapped(claim));
+        if ready {
+            // The swap itself takes a durable write; the answer says that it has happened.
+            let _ = task.await;
+        }
+        Ok(answer)
+    }
+
+    fn rollback_target(&self, deployment: &Deployment, asked: u32) -> Result<RevisionRow, Refused> {
+        let name = deployment.name();
+        let number = match asked {
+            0 => self.store.deployment(name)?.and_then(|row| row.previous_revision),
+            number => Some(number),
+        };
+        let number = number.ok_or_else(|| Refused::NothingEarlier { deployment: name.to_owned() })?;
+        if deployment.stable().is_some_and(|live| live.number() == number) {
+            return Err(Refused::AlreadyServing { revision: format!("{name}@{number}") });
+        }
+        self.store
+            .revision(name, number)?
+            .ok_or_else(|| Refused::UnknownRevision { deployment: name.to_owned(), number })
+    }
+}
