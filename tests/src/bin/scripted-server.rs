@@ -126,21 +126,29 @@ fn complete(stream: &mut TcpStream, body: &[u8], arguments: &Arguments, number: 
         let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
         return answer(stream, 200, &json!({ "model": "scripted", "choices": [choice], "usage": usage }));
     }
-    write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")?;
+    // What takes no time goes out as a whole: a crash of the server then breaks off no answer that has begun.
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, stream);
+    write!(out, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")?;
     if every(arguments.break_every) {
-        return Ok(());
+        return out.flush();
     }
-    let mut part = |choices: Value, usage: Value| {
+    let mut part = |choices: Value, usage: Value, pause_ms: u64| {
         let part = json!({ "model": "scripted", "choices": choices, "usage": usage });
-        write!(stream, "data: {part}\n\n")
+        write!(out, "data: {part}\n\n")?;
+        if pause_ms > 0 {
+            out.flush()?;
+            std::thread::sleep(Duration::from_millis(pause_ms));
+        }
+        Ok::<(), std::io::Error>(())
     };
     for word in &words {
-        part(json!([{ "index": 0, "delta": { "content": word }, "finish_reason": null }]), Value::Null)?;
-        std::thread::sleep(Duration::from_millis(arguments.word_ms));
+        let choice = json!([{ "index": 0, "delta": { "content": word }, "finish_reason": null }]);
+        part(choice, Value::Null, arguments.word_ms)?;
     }
-    part(json!([{ "index": 0, "delta": {}, "finish_reason": "stop" }]), Value::Null)?;
+    part(json!([{ "index": 0, "delta": {}, "finish_reason": "stop" }]), Value::Null, 0)?;
     if request["stream_options"]["include_usage"] == json!(true) {
-        part(json!([]), usage)?;
+        part(json!([]), usage, 0)?;
     }
-    write!(stream, "data: [DONE]\n\n")
+    write!(out, "data: [DONE]\n\n")?;
+    out.flush()
 }
