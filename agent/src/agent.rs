@@ -126,14 +126,16 @@ impl Agent {
         let artifacts = folder.join("artifacts");
         let builtin = BuiltinArtifacts::unpack(&artifacts)
             .map_err(system(format!("writing the built-in models to {}", artifacts.display())))?;
-        let left = end_leftover_children(folder);
+        // Children know their agent by this, wherever it was started.
+        let mark = std::fs::canonicalize(folder).map_err(system("the data directory's path"))?;
+        let left = end_leftover_children(&mark);
         if left > 0 {
             tracing::warn!(left, "servers that an earlier agent left running were ended");
         }
         let registry = Arc::new(Registry::new(builtin, Arc::clone(&store), artifacts));
         let settings = settings(&config, &registry)?;
         let events = Arc::new(Events::default());
-        let loader = Arc::new(loader(&config, &registry, &events, folder)?);
+        let loader = Arc::new(loader(&config, &registry, &events, &mark)?);
         let all = config.deployments.iter().map(|config| deployment(config, &loader)).collect();
         let deployments = Arc::new(Deployments::new(all));
         loader.set_deployments(&deployments);

@@ -9,7 +9,7 @@ use llmdeck_proto::v1::registry_client::RegistryClient;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ActionContext, Artifact, BenchNodeRequest, BenchRequest, CancelJobRequest,
     ChangeResponse, DeployRequest, EvaluateRequest, GetJobRequest, GetRolloutRequest, JobReport, JobSummary,
-    ListArtifactsRequest, ListJobsRequest, RollbackRequest, Rollout, RolloutRequest,
+    ListArtifactsRequest, ListJobsRequest, ListRolloutsRequest, RollbackRequest, Rollout, RolloutRequest,
 };
 use tonic::Request;
 use tonic::transport::Channel;
@@ -130,6 +130,15 @@ pub async fn job(channel: Channel, id: &str) -> Result<JobReport, LinkError> {
 pub async fn evaluate(channel: Channel, deployment: String) -> Result<String, LinkError> {
     let request = EvaluateRequest { deployment, revision: 0 };
     Ok(JobsClient::new(channel).evaluate(patient(request)).await?.into_inner().job_id)
+}
+
+/// Rollouts of a deployment, newest first, without what was found.
+///
+/// # Errors
+/// Why the agent did not tell.
+pub async fn rollouts(channel: Channel, deployment: &str, limit: u32) -> Result<Vec<Rollout>, LinkError> {
+    let request = ListRolloutsRequest { deployment: deployment.to_owned(), limit };
+    Ok(ControlClient::new(channel).list_rollouts(patient(request)).await?.into_inner().rollouts)
 }
 
 /// A rollout by its id, or the latest of a deployment where the id is empty.

@@ -51,7 +51,7 @@ async fn others_look_act_or_are_refused_as_the_configuration_says() {
     assert_eq!(refused.status.code(), Some(3));
     assert!(words(&refused).contains("nobody may look but not act"), "{}", words(&refused));
     let audit = std::fs::read_to_string(lookers.folder().join("data/audit.jsonl")).unwrap();
-    assert!(audit.contains("Control/Deploy") && audit.contains("\"operator\":\"nobody\""), "{audit}");
+    assert!(audit.contains("\"action\":\"deploy\"") && audit.contains("\"operator\":\"nobody\""), "{audit}");
 
     let granted =
         agent("[[access]]\nrole = \"operator\"\nusers = [\"nobody\"]\ndeployments = [\"assistant\"]\n");

@@ -121,6 +121,11 @@ async fn operators_hold_a_canary_let_it_go_on_and_decide() {
         assert_eq!(answered_by(&agent, "", None), (200, "assistant@2".to_owned()));
     }
     assert_eq!(ended(&channel, &id).await.state(), State::Aborted);
+    let past = request::rollouts(channel.clone(), "assistant", 10).await.unwrap();
+    let states: Vec<State> = past.iter().map(Rollout::state).collect();
+    assert_eq!(states, [State::Aborted, State::Done]);
+    assert!(past[1].history.is_empty(), "a list is short");
+    assert!(!rollout(&channel, &past[1].id).await.history.is_empty(), "what was known stays known");
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{:?}", report.errors);
 }

@@ -105,7 +105,7 @@ impl Active {
 }
 
 /// Frames come often and far: what was found in full is asked for.
-fn without_findings(rollout: &Rollout) -> Rollout {
+pub(super) fn without_findings(rollout: &Rollout) -> Rollout {
     let assessment = rollout.assessment.as_ref().map(|assessment| Assessment {
         verdict: assessment.verdict,
         sentence: assessment.sentence.clone(),

@@ -9,7 +9,7 @@ use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::{ActionContext, ChangePlan, ChangeResponse, Rollout};
 use rand::Rng;
 
-use super::active::{Active, Claim};
+use super::active::{Active, Claim, without_findings};
 use super::machine::{Move, Step};
 use super::refusal::Refused;
 use super::run::Run;
@@ -87,6 +87,15 @@ impl Controller {
             Some(rollout) => Ok(Some(rollout)),
             None => Ok(self.store.rollout(deployment, id)?),
         }
+    }
+
+    /// Rollouts of a deployment, newest first, without what was found.
+    ///
+    /// # Errors
+    /// When there is no such deployment, or the store cannot be read.
+    pub fn past_rollouts(&self, deployment: &str, limit: u32) -> Result<Vec<Rollout>, Refused> {
+        self.find(deployment)?;
+        Ok(self.store.rollouts(deployment, limit)?.iter().map(without_findings).collect())
     }
 
     /// The settings of a deployment.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use llmdeck_proto::v1::control_server;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ChangeResponse, DeployRequest, GetRolloutRequest, GetRolloutResponse,
-    RollbackRequest, RolloutRequest,
+    ListRolloutsRequest, ListRolloutsResponse, RollbackRequest, RolloutRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -13,6 +13,9 @@ use crate::registry::RegistryError;
 use crate::rollout::{Refused, Steering};
 use crate::security::access::Subject;
 use crate::security::identity::Operator;
+
+const DEFAULT_ROLLOUTS: u32 = 20;
+const MOST_ROLLOUTS: u32 = 500;
 
 pub(super) struct Control(pub(super) Arc<Rpc>);
 
@@ -67,6 +70,18 @@ impl control_server::Control for Control {
         let rollout =
             self.0.controller.rollout(&deployment, &rollout_id).map_err(|refused| status(&refused))?;
         Ok(Response::new(GetRolloutResponse { rollout }))
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<ListRolloutsRequest>,
+    ) -> Result<Response<ListRolloutsResponse>, Status> {
+        self.authorized(&request, "Control/ListRollouts", |request| &request.deployment).await?;
+        let ListRolloutsRequest { deployment, limit } = request.into_inner();
+        let limit = if limit == 0 { DEFAULT_ROLLOUTS } else { limit.min(MOST_ROLLOUTS) };
+        let rollouts = self.0.controller.past_rollouts(&deployment, limit);
+        let rollouts = rollouts.map_err(|refused| status(&refused))?;
+        Ok(Response::new(ListRolloutsResponse { rollouts }))
     }
 }
 

@@ -78,11 +78,24 @@ impl Rpc {
                 Subject::Deployment(name) => name,
             };
             let outcome = format!("refused: {}", denied.message());
-            let recorded = self.controller.record(&operator, call, name, "", &outcome).await;
+            let recorded = self.controller.record(&operator, &action(call), name, "", &outcome).await;
             recorded.map_err(|refused| Status::internal(refused.to_string()))?;
         }
         Err(denied)
     }
+}
+
+/// As the audit has it: `Control/AbortRollout` is `abort-rollout`.
+fn action(call: &str) -> String {
+    let method = call.rsplit('/').next().unwrap_or(call);
+    let mut action = String::new();
+    for letter in method.chars() {
+        if letter.is_uppercase() && !action.is_empty() {
+            action.push('-');
+        }
+        action.extend(letter.to_lowercase());
+    }
+    action
 }
 
 /// Serves on a socket until `stop`.

@@ -43,7 +43,7 @@ pub enum Subject<'a> {
 }
 
 /// The least role for every call. A call that is not here is refused to everyone.
-pub const RULES: [(&str, Role); 18] = [
+pub const RULES: [(&str, Role); 19] = [
     ("Telemetry/Watch", Role::Viewer),
     ("Telemetry/History", Role::Viewer),
     ("Control/Deploy", Role::Operator),
@@ -53,6 +53,7 @@ pub const RULES: [(&str, Role); 18] = [
     ("Control/ResumeRollout", Role::Operator),
     ("Control/PromoteRollout", Role::Operator),
     ("Control/GetRollout", Role::Viewer),
+    ("Control/ListRollouts", Role::Viewer),
     ("Registry/ListArtifacts", Role::Viewer),
     ("Jobs/Evaluate", Role::Operator),
     ("Jobs/Bench", Role::Operator),

@@ -60,6 +60,24 @@ impl Store {
             .map_err(|error| self.fail(error))
     }
 
+    /// Rollouts of a deployment, newest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn rollouts(&self, deployment: &str, limit: u32) -> Result<Vec<v1::Rollout>, StoreError> {
+        let connection = self.connection();
+        let read = || -> rusqlite::Result<Vec<v1::Rollout>> {
+            connection
+                .prepare(
+                    "SELECT message FROM rollout WHERE deployment = ?1
+                     ORDER BY started_unix_ms DESC, rowid DESC LIMIT ?2",
+                )?
+                .query_map(params![deployment, limit], decoded)?
+                .collect()
+        };
+        read().map_err(|error| self.fail(error))
+    }
+
     /// The answer that an idempotency key was given.
     ///
     /// # Errors

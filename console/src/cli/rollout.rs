@@ -3,17 +3,19 @@
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{ActionContext, Rollout};
 use serde_json::{Value, json};
 
 use super::change::{plan_json, print_effects};
 use super::findings::{assessment_json, print_findings};
-use super::output::print_json;
+use super::output::{print_json, print_table};
 use super::{CliError, Common};
 use crate::app::Action;
 use crate::link::dial;
 use crate::request;
+use crate::view::time_of_day;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RolloutCommand {
@@ -21,6 +23,19 @@ pub(super) enum RolloutCommand {
     Status {
         /// The deployment.
         name: String,
+        /// An earlier one, as `rollout list` has it.
+        #[arg(long, value_name = "ID", default_value = "")]
+        id: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Rollouts of a deployment, newest first.
+    List {
+        /// The deployment.
+        name: String,
+        /// Most rollouts.
+        #[arg(long, value_name = "COUNT", default_value_t = 20)]
+        limit: u32,
         #[command(flatten)]
         common: Common,
     },
@@ -58,9 +73,13 @@ pub(super) struct SteerArguments {
 
 pub(super) async fn run(command: RolloutCommand) -> Result<(), CliError> {
     match command {
-        RolloutCommand::Status { name, common } => {
-            match request::rollout(dial(&common.target), &name, "").await? {
+        RolloutCommand::List { name, limit, common } => list(&name, limit, &common).await,
+        RolloutCommand::Status { name, id, common } => {
+            match request::rollout(dial(&common.target), &name, &id).await? {
                 Some(rollout) => show(&rollout, common.json),
+                None if !id.is_empty() => {
+                    Err(CliError::Failed(format!("{name} had no rollout {id}; llmdeck rollout list {name}")))
+                }
                 None => Err(CliError::Failed(format!("{name} has had no rollout yet"))),
             }
         }
@@ -79,6 +98,27 @@ pub(super) async fn run(command: RolloutCommand) -> Result<(), CliError> {
             if common.json { Ok(print_json(&plan_json(&plan))?) } else { Ok(print_effects(&plan)?) }
         }
     }
+}
+
+async fn list(name: &str, limit: u32, common: &Common) -> Result<(), CliError> {
+    let rollouts = request::rollouts(dial(&common.target), name, limit).await?;
+    if common.json {
+        return Ok(print_json(&rollouts.iter().map(rollout_json).collect::<Vec<Value>>())?);
+    }
+    let zone = TimeZone::system();
+    let row = |rollout: &Rollout| {
+        vec![
+            rollout.id.clone(),
+            time_of_day(rollout.started_unix_ms, &zone),
+            format!("{}@{}", rollout.deployment, rollout.to_revision),
+            strategy_word(rollout.strategy()).to_owned(),
+            state_word(rollout.state()).to_owned(),
+            rollout.operator.clone(),
+            rollout.detail.clone(),
+        ]
+    };
+    let titles = ["ID", "TIME", "REVISION", "STRATEGY", "STATE", "OPERATOR", "DETAIL"];
+    Ok(print_table(&titles, &rollouts.iter().map(row).collect::<Vec<_>>())?)
 }
 
 async fn steer(action: fn(String) -> Action, arguments: SteerArguments) -> Result<(), CliError> {
