@@ -159,6 +159,20 @@ async fn each_kind_of_bad_candidate_is_taken_back_and_nobody_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_strange_server_says_is_an_error_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start("[[deployment]]\nname = \"chat\"\nmodel = \"assistant\"\n");
+    answers(&agent).await;
+    let strange = backend(folder.path(), "strange", &["--strange-from", "1"]);
+    let failed = change(&agent.channel(), deploy(&strange), "").await.unwrap();
+    assert_eq!(failed.state(), State::Failed, "its warm-up has no answer: {}", failed.detail);
+    let agent = AgentProcess::start(&config(folder.path(), &["--words", "1", "--strange-from", "3"]));
+    answers(&agent).await;
+    assert_eq!(ask(&agent, json!({})).status, 502);
+    assert!(ask(&agent, json!({ "stream": true })).body.contains("malformed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_never_ready_or_does_not_start_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let agent = AgentProcess::start(&config(folder.path(), &[]));

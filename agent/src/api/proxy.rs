@@ -117,13 +117,14 @@ pub(super) async fn pass_on(
         Ok(Err(error)) => return Err(failed(meter, &error.to_string())),
         Err(_) => return Err(late(meter)),
     };
-    match serde_json::from_slice::<Value>(&body) {
+    match serde_json::from_slice::<Map<String, Value>>(&body) {
         Ok(mut answer) => {
+            answer.insert("model".into(), name.into());
+            let answer = Value::Object(answer);
             measure_whole(&mut meter, &answer);
-            answer["model"] = name.into();
             Ok((headers, Json(answer)).into_response())
         }
-        Err(error) => Err(failed(meter, &format!("its answer is no JSON: {error}"))),
+        Err(error) => Err(failed(meter, &format!("its answer is no JSON object: {error}"))),
     }
 }
 
@@ -254,8 +255,10 @@ impl Exchange {
             self.finish();
             return Ok(());
         }
-        let mut part: Value = serde_json::from_slice(data)
+        let mut part: Map<String, Value> = serde_json::from_slice(data)
             .map_err(|error| format!("a part of the stream is malformed: {error}"))?;
+        part.insert("model".into(), self.name.as_str().into());
+        let part = Value::Object(part);
         if let Some(error) = part.get("error") {
             return Err(error["message"].as_str().unwrap_or("an error without words").to_owned());
         }
@@ -275,7 +278,6 @@ impl Exchange {
         if only_usage && !self.usage_asked {
             return Ok(());
         }
-        part["model"] = self.name.as_str().into();
         self.ready.push_back(part.to_string());
         Ok(())
     }

@@ -81,13 +81,13 @@ fn comparison(strategy: &StrategyPlan, candidate: &str) -> Vec<String> {
     let steps = steps.join(", ");
     let first = match strategy.strategy {
         StrategyName::Replace => return vec![format!("then new requests go to {candidate}")],
-        StrategyName::Canary => format!("then {candidate} gets requests: {steps}"),
-        StrategyName::Shadow => format!("then {candidate} gets copies of requests: {steps}"),
+        StrategyName::Canary => format!("then it gets requests: {steps}"),
+        StrategyName::Shadow => format!("then it gets copies of requests: {steps}"),
     };
     let last = if strategy.auto_promote {
-        "takes over when nothing is worse; goes back by itself when it is worse"
+        "taken back by itself when worse; takes over when no worse"
     } else {
-        "goes back by itself when it is worse; takes over when it is promoted"
+        "taken back by itself when worse; takes over when promoted"
     };
     vec![first, last.into()]
 }
@@ -96,9 +96,9 @@ fn step(step: &StepConfig) -> String {
     let share = format!("{} %", (step.share * 1_000.0).round() / 10.0);
     match (step.hold_s, step.requests) {
         (0, 0) => share,
-        (0, requests) => format!("{share} for {requests}"),
-        (hold_s, _) if hold_s % 60 == 0 => format!("{share} for {} min", hold_s / 60),
-        (hold_s, _) => format!("{share} for {hold_s} s"),
+        (0, requests) => format!("{share} for {requests} requests"),
+        (hold_s, _) if hold_s % 60 == 0 => format!("{share} {} min", hold_s / 60),
+        (hold_s, _) => format!("{share} {hold_s} s"),
     }
 }
 

@@ -256,5 +256,6 @@ fn scale(values: &[Interval], finding: &Finding) -> Option<(f64, f64)> {
     let low = shown.iter().flatten().copied().fold(f64::INFINITY, f64::min);
     let high = shown.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
     let edge = (high - low) * 0.2;
-    (high > low).then_some((low - edge, high + edge))
+    let (least, most) = if finding.scale() == Scale::Ratio { (0.0, f64::INFINITY) } else { (-1.0, 1.0) };
+    (high > low).then_some(((low - edge).max(least), (high + edge).min(most)))
 }

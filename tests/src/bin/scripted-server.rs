@@ -36,6 +36,9 @@ struct Arguments {
     /// What every answer says instead of words.
     #[arg(long)]
     says: Option<String>,
+    /// From this request on, answers with JSON that is none of the API's; 0 never.
+    #[arg(long, default_value_t = 0)]
+    strange_from: u64,
     /// Never says that it is ready.
     #[arg(long)]
     never_ready: bool,
@@ -105,15 +108,22 @@ fn answer(stream: &mut TcpStream, status: u16, body: &Value) -> std::io::Result<
 }
 
 fn complete(stream: &mut TcpStream, body: &[u8], arguments: &Arguments, number: u64) -> std::io::Result<()> {
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let every = |count: u64| count > 0 && number.is_multiple_of(count);
     if arguments.crash_at > 0 && number >= arguments.crash_at {
         eprintln!("CUDA out of memory");
         std::process::exit(3);
     }
+    let strange = arguments.strange_from > 0 && number >= arguments.strange_from;
+    if strange && request["stream"] != json!(true) {
+        return answer(stream, 200, &json!([1]));
+    }
+    if strange {
+        return write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ndata: 5\n\n");
+    }
     if every(arguments.fail_every) {
         return answer(stream, 500, &json!({ "error": { "message": "scripted failure" } }));
     }
-    let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let words: Vec<String> = match &arguments.says {
         Some(text) => vec![text.clone()],
         None => (0..arguments.words).map(|word| format!("word{word} ")).collect(),
