@@ -20,8 +20,7 @@ pub(super) fn hint(app: &App, model: &Model) -> String {
         return "the dialog says what will change; Enter goes on, Esc leaves all as it is".into();
     }
     if rollout.is_some_and(|rollout| rollout.state() == State::Canary) {
-        return "it gets a part of the traffic and is compared; v shows it, there P promotes and x ends it"
-            .into();
+        return "a part of the traffic goes to it; v shows it, there P promotes and x ends it".into();
     }
     if under_way {
         return "2/4  it loads beside what serves and is scored; no request waits for it".into();
