@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 6] = ["telemetry", "control", "registry", "jobs", "audit", "inspect"];
+const FILES: [&str; 7] = ["telemetry", "control", "registry", "jobs", "audit", "inspect", "keys"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<String> = FILES.iter().map(|name| format!("llmdeck/v1/{name}.proto")).collect();

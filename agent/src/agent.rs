@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use llmdeck_audit::{AuditError, AuditLog};
 use llmdeck_proto::v1::alert::Severity;
-use tokio::net::{TcpListener, UnixListener};
+use llmdeck_sensors::gpu::GpuSampler;
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,20 +20,24 @@ use crate::api::{Api, Metrics, router};
 use crate::backend::end_leftover_children;
 use crate::config::{Config, DeploymentConfig};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::doors::Doors;
 use crate::frames::FrameLoop;
 use crate::jobs::Jobs;
 use crate::placement::{Loader, MemoryBudget, unload_when_idle};
 use crate::quality::{Suite, score_on_schedule};
 use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
 use crate::rollout::{Controller, Refused, RolloutSettings};
-use crate::rpc::{Rpc, serve};
-
+use crate::rpc::{Listeners, OwnApi, Rpc, serve};
 use crate::security::access::Access;
+use crate::security::keys::{KeyError, Keys};
+use crate::security::tls::TlsError;
 use crate::serving::{Deployment, DeploymentLimits, Deployments, Drained};
 use crate::store::{Store, StoreError};
 use crate::telemetry::events::Events;
-use crate::telemetry::gpu::GpuSampler;
 use crate::telemetry::{FrameMaker, History, Subscribers};
+
+/// How often what keys used is kept; a crash loses no more.
+const KEEP_KEY_USAGE: Duration = Duration::from_secs(10);
 
 /// Where the agent lives and listens.
 #[derive(Clone, Debug)]
@@ -44,8 +48,10 @@ pub struct AgentOptions {
     pub data_dir: PathBuf,
     /// Its gRPC socket.
     pub socket: PathBuf,
-    /// Its HTTP address; loopback only.
+    /// Its HTTP address.
     pub http: SocketAddr,
+    /// Where consoles reach it over TLS; only by the socket where it is `None`.
+    pub grpc: Option<SocketAddr>,
     /// NVML's path; the system's search path where it is `None`.
     pub nvml_library: Option<OsString>,
 }
@@ -68,11 +74,22 @@ pub enum StartError {
     /// Rollouts that a crash had cut off could not be settled.
     #[error(transparent)]
     Rollouts(#[from] Refused),
+    /// Open to the network without TLS.
+    #[error(
+        "{0} is reachable from the network, which needs TLS: give [tls] with certificate and key in the configuration (`llmdeck-agent pki` makes them), or listen on 127.0.0.1"
+    )]
+    NoTls(SocketAddr),
     /// Open to the network without authentication.
     #[error(
-        "--http {0} is reachable from the network, which needs TLS and authentication; listen on 127.0.0.1 and put a gateway in front"
+        "--http {0} is reachable from the network, which needs keys: take `require_keys = false` out of the configuration, or listen on 127.0.0.1"
     )]
-    NotLoopback(SocketAddr),
+    NoKeys(SocketAddr),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// Someone listens there.
     #[error("an agent already answers on {0}; stop it, or choose another --listen")]
     SocketInUse(PathBuf),
@@ -89,7 +106,7 @@ pub enum StartError {
     },
 }
 
-fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::System { what, source }
 }
@@ -97,8 +114,10 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 /// A running agent.
 pub struct Agent {
     http: SocketAddr,
+    grpc: Option<SocketAddr>,
     socket: PathBuf,
     deployments: Arc<Deployments>,
+    keys: Arc<Keys>,
     events: Arc<Events>,
     jobs: Arc<Jobs>,
     history: Arc<History>,
@@ -114,10 +133,8 @@ impl Agent {
     /// # Errors
     /// What stands in the way; nothing is left running then.
     pub async fn start(options: AgentOptions) -> Result<Self, StartError> {
-        let AgentOptions { config, data_dir, socket, http, nvml_library } = options;
-        if !http.ip().is_loopback() {
-            return Err(StartError::NotLoopback(http));
-        }
+        let AgentOptions { config, data_dir, socket, http, grpc, nvml_library } = options;
+        let doors = Doors::check(&config, http, grpc)?;
         let data_dir = DataDir::lock(&data_dir)?;
         let folder = data_dir.path();
         let store = Arc::new(Store::open(&folder.join("store.sqlite"))?);
@@ -139,16 +156,16 @@ impl Agent {
         let all = config.deployments.iter().map(|config| deployment(config, &loader)).collect();
         let deployments = Arc::new(Deployments::new(all));
         loader.set_deployments(&deployments);
-        let http_listener = TcpListener::bind(http)
-            .await
-            .map_err(system(format!("--http {http}; choose another address")))?;
-        let http = http_listener.local_addr().map_err(system("the HTTP address"))?;
-        let socket_listener = bind_socket(&socket)?;
+        let keys = Arc::new(Keys::open(Arc::clone(&store))?);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let doors = doors.open(&config, &tasks, &stop).await?;
+        let listeners = Listeners { socket: bind_socket(&socket)?, tls: doors.grpc };
 
         let interval = Duration::from_millis(config.interval_ms);
         let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
         let instance = format!("{:016x}", rand::random::<u64>());
-        let maker = FrameMaker::new(node, instance, http.to_string(), config.prices.clone(), folder, gpu);
+        let maker =
+            FrameMaker::new(node, instance, doors.http.to_string(), config.prices.clone(), folder, gpu);
         let history = Arc::new(History::new(Arc::clone(&store), config.history_bytes));
         let controller = Arc::new(Controller::new(
             Arc::clone(&deployments),
@@ -161,7 +178,6 @@ impl Agent {
         ));
         controller.settle_interrupted().await?;
 
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let subscribers = Arc::new(Subscribers::default());
         let (jobs, metrics) = (Arc::new(Jobs::default()), Arc::new(Metrics::default()));
         let frames = FrameLoop {
@@ -182,22 +198,31 @@ impl Agent {
             access: Access::new(config.access.clone()),
             registry,
             jobs: Arc::clone(&jobs),
-            http_address: http.to_string(),
+            keys: Arc::clone(&keys),
+            own_api: OwnApi {
+                server: format!("http://{}", doors.own_http),
+                key: doors.keys_required.then(|| keys.own_secret()),
+            },
             audit,
             history: Arc::clone(&history),
             subscribers,
         };
-        tasks.spawn(serve_rpc(Arc::new(rpc), socket_listener, stop.clone()));
-        let api = router(Api::new(Arc::clone(&deployments), metrics));
-        tasks.spawn(serve_http(http_listener, api, stop.clone()));
+        tasks.spawn(serve_rpc(Arc::new(rpc), listeners, stop.clone()));
+        let api = router(Api::new(Arc::clone(&deployments), metrics, Arc::clone(&keys), doors.keys_required));
+        for listener in doors.http_listeners {
+            tasks.spawn(listener.serve(api.clone(), stop.clone()));
+        }
+        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_key_usage(Arc::clone(&keys))));
         for config in &config.deployments {
             bring_up(config, &deployments, &controller, &events, &tasks, &stop);
         }
         let patience = Duration::from_secs(config.shutdown_s);
         Ok(Self {
-            http,
+            http: doors.http,
+            grpc: doors.grpc_address,
             socket,
             deployments,
+            keys,
             events,
             jobs,
             history,
@@ -211,6 +236,11 @@ impl Agent {
     /// Where HTTP is served.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where gRPC is served over TLS.
+    pub fn grpc(&self) -> Option<SocketAddr> {
+        self.grpc
     }
 
     /// Where gRPC is served.
@@ -236,6 +266,9 @@ impl Agent {
         }
         if let Err(error) = self.history.flush() {
             tracing::error!(%error, "the last frames could not be kept");
+        }
+        if let Err(error) = self.keys.keep_usage() {
+            tracing::error!(%error, "what keys used last could not be kept");
         }
         // Gone already is as good.
         let _ = std::fs::remove_file(&self.socket);
@@ -280,6 +313,7 @@ fn deployment(config: &DeploymentConfig, loader: &Arc<Loader>) -> Arc<Deployment
         queue_limit: config.queue_limit,
         deadline: Duration::from_secs(config.deadline_s),
         default_max_tokens: config.default_max_tokens,
+        stickiness: config.rollout.sticky,
     };
     let objective_us = config.objective_ttft_p99_ms.map(|ms| (ms * 1_000.0) as u64);
     Arc::new(Deployment::new(&config.name, limits, objective_us, Arc::clone(loader)))
@@ -309,28 +343,20 @@ fn bring_up(
     }));
 }
 
-async fn serve_rpc(rpc: Arc<Rpc>, listener: UnixListener, stop: CancellationToken) {
-    if let Err(error) = serve(rpc, listener, stop).await {
+async fn serve_rpc(rpc: Arc<Rpc>, listeners: Listeners, stop: CancellationToken) {
+    if let Err(error) = serve(rpc, listeners, stop).await {
         tracing::error!(error, "the gRPC server stopped");
     }
 }
 
-async fn serve_http(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
-    // A token is a small packet that must not wait for the one before to be acknowledged.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
+async fn keep_key_usage(keys: Arc<Keys>) {
+    loop {
+        tokio::time::sleep(KEEP_KEY_USAGE).await;
+        let keys = Arc::clone(&keys);
+        let kept = tokio::task::spawn_blocking(move || keys.keep_usage()).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "what keys used could not be kept");
         }
-    });
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        outcome = served => {
-            if let Err(error) = outcome {
-                tracing::error!(%error, "the HTTP server stopped");
-            }
-        }
-        // Idle keep-alive connections must not hold the process.
-        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::placement::{LoadSettings, free_bytes};
 use crate::rollout::RolloutConfig;
 use crate::security::access::Grant;
+use crate::security::tls::TlsConfig;
 use crate::telemetry::Prices;
 
 const LONGEST_NAME: usize = 64;
@@ -72,7 +73,11 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Bytes of memory that models may take together; most of what is free at the start where it is absent.
     pub memory_bytes: Option<u64>,
-    /// Who may do what on the socket; whoever reaches it may look where there is none.
+    /// Certificates, for listening beyond loopback.
+    pub tls: Option<TlsConfig>,
+    /// Whether the HTTP API answers only callers with a key; beyond loopback it always does.
+    pub require_keys: Option<bool>,
+    /// Who may do what; whoever reaches the socket may look where there is none.
     #[serde(default)]
     pub access: Vec<Grant>,
     /// What is served.
@@ -209,6 +214,11 @@ impl Config {
             deployment.model = beside(folder, &deployment.model);
             deployment.suite = deployment.suite.take().map(|suite| beside(folder, &suite));
         }
+        if let Some(TlsConfig { certificate, key, client_authority }) = &mut config.tls {
+            for file in [Some(certificate), Some(key), client_authority.as_mut()].into_iter().flatten() {
+                *file = folder.join(&file);
+            }
+        }
         Ok(config)
     }
 
@@ -253,8 +263,8 @@ impl Config {
             ));
         }
         for grant in &self.access {
-            if grant.users.is_empty() && grant.groups.is_empty() {
-                return Err("each [[access]] must name users or groups".into());
+            if grant.is_empty() {
+                return Err("each [[access]] must name users, groups, certificates or keys".into());
             }
             let unknown =
                 |name: &&String| !self.deployments.iter().any(|deployment| deployment.name == **name);
@@ -367,7 +377,7 @@ mod tests {
         );
         assert!(text.contains("ttft_p96") && text.contains("ttft_p95"), "{text}");
         let text = refusal("[[access]]\nrole = \"operator\"\n[[deployment]]\nname = \"a\"\nmodel = \"b\"\n");
-        assert!(text.contains("users or groups"), "{text}");
+        assert!(text.contains("users, groups"), "{text}");
         let text = refusal("cores = [0, 0]\n[[deployment]]\nname = \"a\"\nmodel = \"b\"\n");
         assert!(text.contains("each named once"), "{text}");
         assert!(refusal("").contains("[[deployment]]"));

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+mod doors;
 mod frames;
 pub mod jobs;
 pub mod placement;

@@ -125,6 +125,8 @@ fn revision(rng: &mut StdRng, number: u32, requests: u64) -> Revision {
         kv_total_bytes: 40 << 30,
         quality: Some(interval.quality),
         created_unix_ms: 1_700_000_000_000,
+        server: None,
+        coarse: None,
     }
 }
 

@@ -29,12 +29,19 @@ suite = "assistant-suite"
 golden_every_s = 3600
 "#;
 
+/// Where it listens.
+struct Addresses {
+    http: String,
+    grpc: Option<String>,
+}
+
 /// A running agent and the folder that it lives in; killed when dropped.
 pub struct AgentProcess {
     child: Child,
     folder: TempDir,
     environment: Vec<(String, String)>,
-    http: String,
+    arguments: Vec<String>,
+    addresses: Addresses,
     log: Mutex<mpsc::Receiver<Value>>,
 }
 
@@ -46,14 +53,24 @@ impl AgentProcess {
 
     /// The same, with variables in its environment.
     pub fn start_with(config: &str, environment: &[(&str, &Path)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_as(tempfile::tempdir().unwrap(), config, environment, &[])
+    }
+
+    /// The same in a folder that has something in it already, with more arguments.
+    pub fn start_as(
+        folder: TempDir,
+        config: &str,
+        environment: &[(&str, &Path)],
+        arguments: &[&str],
+    ) -> Self {
         std::fs::write(folder.path().join("llmdeck.toml"), config).unwrap();
         let environment: Vec<(String, String)> = environment
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.to_str().unwrap().to_owned()))
             .collect();
-        let (child, http, log) = spawn(folder.path(), &environment);
-        Self { child, folder, environment, http, log: Mutex::new(log) }
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let (child, addresses, log) = spawn(folder.path(), &environment, &arguments);
+        Self { child, folder, environment, arguments, addresses, log: Mutex::new(log) }
     }
 
     /// Ends it as a crash would.
@@ -75,8 +92,8 @@ impl AgentProcess {
 
     /// Starts it again on the same data.
     pub fn restart(&mut self) {
-        let (child, http, log) = spawn(self.folder.path(), &self.environment);
-        (self.child, self.http, self.log) = (child, http, Mutex::new(log));
+        let (child, addresses, log) = spawn(self.folder.path(), &self.environment, &self.arguments);
+        (self.child, self.addresses, self.log) = (child, addresses, Mutex::new(log));
     }
 
     /// Whether the process runs.
@@ -106,12 +123,17 @@ impl AgentProcess {
 
     /// Its HTTP address: `127.0.0.1:40123`.
     pub fn http(&self) -> &str {
-        &self.http
+        &self.addresses.http
+    }
+
+    /// Where it is reached over TLS: `127.0.0.1:40124`.
+    pub fn grpc(&self) -> &str {
+        self.addresses.grpc.as_deref().unwrap()
     }
 
     /// A client of a deployment.
     pub fn client(&self, model: &str) -> ChatClient {
-        ChatClient::new(&format!("http://{}", self.http), model, 64, PATIENCE).unwrap()
+        ChatClient::new(&format!("http://{}", self.http()), model, 64, PATIENCE).unwrap()
     }
 
     /// Waits until `assistant` answers; by which revision.
@@ -129,7 +151,11 @@ impl Drop for AgentProcess {
     }
 }
 
-fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, mpsc::Receiver<Value>) {
+fn spawn(
+    folder: &Path,
+    environment: &[(String, String)],
+    arguments: &[String],
+) -> (Child, Addresses, mpsc::Receiver<Value>) {
     let mut child = Command::new(&binaries().agent)
         .args(["run", "--log-format", "json", "--http", "127.0.0.1:0", "--config"])
         .arg(folder.join("llmdeck.toml"))
@@ -137,6 +163,7 @@ fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, mps
         .arg(folder.join("data"))
         .arg("--listen")
         .arg(folder.join("agent.sock"))
+        .args(arguments)
         .env("RUST_LOG", "info")
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stderr(Stdio::piped())
@@ -153,16 +180,17 @@ fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, mps
         }
     });
     let mut seen = Vec::new();
-    let http = loop {
+    let addresses = loop {
         let Ok(entry) = log.recv_timeout(PATIENCE) else {
             panic!("the agent does not listen; it logged {seen:?}")
         };
         if let Some(http) = entry["fields"]["http"].as_str() {
-            break http.to_owned();
+            let grpc = entry["fields"]["grpc"].as_str().map(str::to_owned);
+            break Addresses { http: http.to_owned(), grpc };
         }
         seen.push(entry);
     };
-    (child, http, log)
+    (child, addresses, log)
 }
 
 /// A context with a reason.

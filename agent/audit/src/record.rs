@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 pub struct NewRecord {
     /// Who: a name as the system, a certificate or a key has it.
     pub operator: String,
-    /// The peer's user id; 0 is root.
-    pub uid: u32,
+    /// The peer's user id, where it is a user; 0 is root.
+    pub uid: Option<u32>,
     /// What: `deploy`, `rollback`, `abort`, `outcome`.
     pub action: String,
     /// Of what: `chat@7`.
@@ -30,8 +30,8 @@ pub struct Record {
     pub time: String,
     /// Who.
     pub operator: String,
-    /// The peer's user id.
-    pub uid: u32,
+    /// The peer's user id, where it is a user.
+    pub uid: Option<u32>,
     /// What.
     pub action: String,
     /// Of what.

@@ -34,3 +34,4 @@ mod weights;
 pub use error::EngineError;
 pub use llmdeck_kernels::allocator::give_memory_back;
 pub use llmdeck_kernels::{Isa, Pool};
+pub use tensors::check_header;

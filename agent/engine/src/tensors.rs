@@ -196,6 +196,22 @@ fn expanded(ggml_type: u32) -> Option<Encoding> {
     Some(Encoding::Expanded(dtype))
 }
 
+/// Reads the header of a GGUF or safetensors file and holds it to the file: counts, names, sizes, and that every tensor lies
+/// within the file. Nothing of the tensors is read. How many there are.
+///
+/// # Errors
+/// When it cannot be read, or what is off.
+pub fn check_header(path: &Path) -> Result<usize, EngineError> {
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let (_, (metadata, _)) = open_safetensors(path.to_owned())?;
+        return Ok(metadata.tensors().len());
+    }
+    match Tensors::of_gguf(path)? {
+        Tensors::Gguf { header, .. } => Ok(header.count()),
+        Tensors::Safetensors { tensors, .. } => Ok(tensors.len()),
+    }
+}
+
 /// Opens a file and checks its header before anything of its tensors is read.
 fn open_safetensors(path: PathBuf) -> Result<(TensorFile, (Metadata, u64)), EngineError> {
     let read = |source| EngineError::Read { path: path.clone(), source };

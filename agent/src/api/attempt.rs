@@ -19,6 +19,7 @@ use super::parameters::Checked;
 use super::proxy::{NotPassed, Passed, pass_on};
 use crate::backend::{Backend, Upstream};
 use crate::placement::Loaded;
+use crate::security::keys::Charge;
 use crate::serving::{
     Admitted, Arm, Deployment, Generation, GenerationStep, Meter, Observation, Preference, Rescue, Trial,
 };
@@ -51,6 +52,8 @@ impl<P, W> ForEngine<P, W> {
 pub(super) struct Asked<P, W> {
     pub(super) deployment: Arc<Deployment>,
     pub(super) preference: Preference,
+    /// What its key pays with.
+    pub(super) charge: Option<Arc<Charge>>,
     pub(super) arrived: Instant,
     /// For another server.
     pub(super) passed: Passed,
@@ -127,7 +130,8 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
     }
 
     fn meter(&self, admitted: Admitted, json_asked: bool) -> Meter {
-        Meter::new(Arc::clone(&self.asked.deployment), admitted, self.id.clone(), json_asked)
+        let Asked { deployment, charge, .. } = &self.asked;
+        Meter::new(Arc::clone(deployment), admitted, charge.clone(), self.id.clone(), json_asked)
     }
 
     async fn on_server(
@@ -229,7 +233,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
             sampling: checked.sampling.clone(),
             stops: checked.stops.clone(),
             priority: Priority::Interactive,
-            fairness_key: checked.fairness_key(),
+            fairness_key: self.asked.preference.fairness_key(),
             constraint,
             ignore_end: checked.ignore_end,
         })

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::answer::Wording;
 use super::attempt::{Asked, ForEngine, Prompt, answer};
+use super::caller::Caller;
 use super::error::ApiError;
 use super::parameters::{Head, Parameters, at_least_one, parse};
 use super::preference::preference;
@@ -68,16 +70,20 @@ struct Part {
 /// `POST /v1/chat/completions`
 pub(super) async fn chat_completions(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = body?;
     let head: Head = parse(&body)?;
-    let deployment = api.deployment(&head.model)?;
+    let deployment = api.deployment(&caller, &head.model)?;
+    let most_tokens = head.most_tokens().unwrap_or(deployment.limits().default_max_tokens as u64);
     let passed = Passed { path: "/v1/chat/completions", stream: head.stream(), body: body.clone() };
-    let preference = preference(&headers, head.end_user())?;
-    answer(Asked { deployment, preference, arrived, passed, for_engine: for_engine(&body) }).await
+    let preference = preference(&headers, &caller, head.end_user(), deployment.limits().stickiness)?;
+    let charge = caller.charge(most_tokens, body.len())?;
+    let for_engine = for_engine(&body);
+    answer(Asked { deployment, preference, charge, arrived, passed, for_engine }).await
 }
 
 fn for_engine(body: &[u8]) -> Result<ForEngine<ChatPrompt, ChatWording>, ApiError> {

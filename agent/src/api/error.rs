@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use llmdeck_engine::EngineError;
 use serde_json::{Value, json};
 
+use crate::security::keys::OverBudget;
 use crate::serving::AdmissionError;
 
 /// Seconds after which a client that met a full queue should try again.
@@ -63,6 +64,36 @@ impl ApiError {
                 "timeout",
                 "the answer took longer than the deployment's deadline",
             )
+        }
+    }
+
+    /// For strangers, who learn nothing else.
+    pub(super) fn no_key() -> Self {
+        Self {
+            code: Some("invalid_api_key"),
+            ..Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_request_error",
+                "refused: send a valid key as `Authorization: Bearer KEY`",
+            )
+        }
+    }
+
+    /// A key that is good for something else.
+    pub(super) fn scope(key: &str, scope: &str) -> Self {
+        let message = format!("the key {key:?} lacks the scope {scope:?}; ask for one that has it");
+        Self {
+            code: Some("insufficient_scope"),
+            ..Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+        }
+    }
+
+    pub(super) fn over_budget(over: &OverBudget) -> Self {
+        let seconds = over.retry_after.as_secs_f64().ceil().max(1.0);
+        Self {
+            code: Some("rate_limit_exceeded"),
+            retry_after_s: Some(seconds.min(f64::from(u32::MAX)) as u32),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", over.to_string())
         }
     }
 
@@ -155,6 +186,9 @@ impl From<BytesRejection> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -1,8 +1,9 @@
-//! The OpenAI HTTP API: chat, completions, models, health and metrics.
+//! The OpenAI HTTP API: chat, completions, models, health and metrics, for callers with keys.
 
 mod answer;
 mod answer_format;
 mod attempt;
+mod caller;
 mod chat;
 mod completions;
 mod error;
@@ -18,9 +19,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
+use self::caller::Caller;
 use self::error::ApiError;
+use crate::security::keys::Keys;
 use crate::serving::{Deployment, Deployments};
 
 pub use metrics::Metrics;
@@ -32,23 +36,37 @@ pub(super) const MOST_BODY_BYTES: usize = 4 << 20;
 pub struct Api {
     deployments: Arc<Deployments>,
     metrics: Arc<Metrics>,
+    keys: Arc<Keys>,
+    keys_required: bool,
     started_unix_s: i64,
 }
 
 impl Api {
-    /// Over these deployments.
-    pub fn new(deployments: Arc<Deployments>, metrics: Arc<Metrics>) -> Self {
-        Self { deployments, metrics, started_unix_s: crate::time::unix_ms() / 1_000 }
+    /// Over these deployments; where a key is required, nothing is answered without one.
+    pub fn new(
+        deployments: Arc<Deployments>,
+        metrics: Arc<Metrics>,
+        keys: Arc<Keys>,
+        keys_required: bool,
+    ) -> Self {
+        let started_unix_s = crate::time::unix_ms() / 1_000;
+        Self { deployments, metrics, keys, keys_required, started_unix_s }
     }
 
-    fn deployment(&self, name: &str) -> Result<Arc<Deployment>, ApiError> {
-        let found = self.deployments.get(name).cloned();
-        found.ok_or_else(|| ApiError::unknown_model(name, &self.deployments.names()))
+    /// Names of what a caller may know of.
+    fn names(&self, caller: &Caller) -> Vec<&str> {
+        self.deployments.names().into_iter().filter(|name| caller.reaches(name)).collect()
+    }
+
+    fn deployment(&self, caller: &Caller, name: &str) -> Result<Arc<Deployment>, ApiError> {
+        let found = self.deployments.get(name).filter(|_| caller.reaches(name)).cloned();
+        found.ok_or_else(|| ApiError::unknown_model(name, &self.names(caller)))
     }
 }
 
 /// Every route.
 pub fn router(api: Api) -> Router {
+    let api = Arc::new(api);
     Router::new()
         .route("/v1/chat/completions", post(chat::chat_completions))
         .route("/v1/completions", post(completions::completions))
@@ -62,5 +80,6 @@ pub fn router(api: Api) -> Router {
             ApiError::method_not_allowed(method.as_str(), uri.path())
         })
         .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
-        .with_state(Arc::new(api))
+        .layer(from_fn_with_state(Arc::clone(&api), caller::authenticate))
+        .with_state(api)
 }

@@ -1,24 +1,26 @@
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::caller::Caller;
 use super::error::ApiError;
 
-/// `GET /v1/models`: the deployments, in order of name.
-pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
-    let data: Vec<Value> = api.deployments.names().into_iter().map(|name| model(&api, name)).collect();
+/// `GET /v1/models`: the deployments that the caller may use, in order of name.
+pub(super) async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    let data: Vec<Value> = api.names(&caller).into_iter().map(|name| model(&api, name)).collect();
     Json(json!({ "object": "list", "data": data }))
 }
 
 /// `GET /v1/models/{name}`
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let deployment = api.deployment(&name)?;
+    let deployment = api.deployment(&caller, &name)?;
     Ok(Json(model(&api, deployment.name())))
 }
 

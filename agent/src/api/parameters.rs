@@ -1,11 +1,11 @@
 //! The fields that chat and completions share, checked before anything is computed.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use llmdeck_engine::sampling::SamplingOptions;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::answer_format::{AskedFormat, ResponseFormat, StructuredOutputs, asked_format};
 use super::error::ApiError;
@@ -40,9 +40,22 @@ pub(super) struct Head {
     user: Option<String>,
     #[serde(default)]
     safety_identifier: Option<String>,
+    #[serde(default)]
+    max_tokens: Option<Value>,
+    #[serde(default)]
+    max_completion_tokens: Option<Value>,
+    #[serde(default)]
+    n: Option<Value>,
 }
 
 impl Head {
+    /// Tokens that the answer may have at most, where the request says so; wrong values are for others to complain of.
+    pub(super) fn most_tokens(&self) -> Option<u64> {
+        let said = [&self.max_completion_tokens, &self.max_tokens];
+        let most = said.into_iter().flatten().find_map(Value::as_u64)?;
+        Some(most.saturating_mul(self.n.as_ref().and_then(Value::as_u64).unwrap_or(1)))
+    }
+
     pub(super) fn stream(&self) -> bool {
         self.stream.unwrap_or(false)
     }
@@ -91,10 +104,6 @@ pub(super) struct Parameters {
     /// As vLLM and llama.cpp have it, for measurements.
     #[serde(default)]
     ignore_eos: Option<bool>,
-    #[serde(default)]
-    user: Option<String>,
-    #[serde(default)]
-    safety_identifier: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,7 +123,6 @@ enum Stop {
 #[derive(Debug)]
 pub(super) struct Checked {
     /// Whose request it is.
-    pub(super) user: Option<String>,
     /// Whether the answer goes on to its length.
     pub(super) ignore_end: bool,
     pub(super) sampling: SamplingOptions,
@@ -152,7 +160,6 @@ impl Parameters {
             top_logprobs: None,
         };
         Ok(Checked {
-            user: self.safety_identifier.or(self.user),
             ignore_end: self.ignore_eos.unwrap_or(false),
             sampling,
             format: asked_format(self.response_format, self.structured_outputs)?,
@@ -160,16 +167,6 @@ impl Parameters {
             max_tokens: self.max_tokens.map(|tokens| at_least_one("max_tokens", tokens)).transpose()?,
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
         })
-    }
-}
-
-impl Checked {
-    /// Requests of one end user count together.
-    pub(super) fn fairness_key(&self) -> u64 {
-        let Some(user) = &self.user else { return 0 };
-        let mut hasher = DefaultHasher::new();
-        user.hash(&mut hasher);
-        hasher.finish()
     }
 }
 

@@ -1,11 +1,17 @@
 use axum::http::HeaderMap;
 
 use super::attempt::REVISION_HEADER;
+use super::caller::Caller;
 use super::error::ApiError;
-use crate::serving::{Preference, RevisionWish};
+use crate::serving::{Preference, RevisionWish, Stickiness};
 
-/// Where a request would like to go: its user's way, or what its header says.
-pub(super) fn preference(headers: &HeaderMap, user: Option<String>) -> Result<Preference, ApiError> {
+/// Where a request would like to go: the way of its user or its key, or what its header says.
+pub(super) fn preference(
+    headers: &HeaderMap,
+    caller: &Caller,
+    user: Option<String>,
+    stickiness: Stickiness,
+) -> Result<Preference, ApiError> {
     let revision = match headers.get(REVISION_HEADER).map(|value| value.to_str().unwrap_or_default()) {
         None => None,
         Some("stable") => Some(RevisionWish::Stable),
@@ -20,5 +26,12 @@ pub(super) fn preference(headers: &HeaderMap, user: Option<String>) -> Result<Pr
             Some(RevisionWish::Number(number))
         }
     };
-    Ok(Preference { user, revision })
+    // Users of different keys are different users, whatever they are called.
+    let user = user.map(|user| format!("{}/{user}", caller.key().unwrap_or_default()));
+    let key = caller.key().map(str::to_owned);
+    let sticky = match stickiness {
+        Stickiness::User => user.clone(),
+        Stickiness::Key => key.clone().or_else(|| user.clone()),
+    };
+    Ok(Preference { sticky, fair: user.or(key), revision })
 }

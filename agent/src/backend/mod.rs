@@ -4,6 +4,8 @@ mod child;
 mod client;
 mod leftover;
 mod log;
+mod own_metrics;
+mod sleep;
 mod spec;
 mod upstream;
 
@@ -12,7 +14,7 @@ use std::sync::Arc;
 pub use client::{ClientError, ServerClient};
 pub(crate) use client::{innermost, whole};
 pub use leftover::end_leftover_children;
-pub use spec::{BackendKind, BackendSpec, ProcessSpec, RemoteSpec, SpecError};
+pub use spec::{BackendKind, BackendSpec, ProcessSpec, RemoteSpec, SpecError, Standby};
 pub use upstream::{StartError, Upstream};
 
 use crate::placement::Loaded;

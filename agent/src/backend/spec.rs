@@ -28,8 +28,20 @@ pub struct BackendSpec {
     pub api_key_file: Option<PathBuf>,
     /// Where it says that it is ready.
     pub ready_path: String,
+    /// What becomes of it while it stands by.
+    pub standby: Standby,
     /// Who runs it.
     pub kind: BackendKind,
+}
+
+/// What becomes of a server that stands by for a rollback.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Standby {
+    /// It keeps its memory, and a rollback takes no time.
+    Ready,
+    /// Where it can, it sleeps: its memory is free for others, and a rollback wakes it.
+    Asleep,
 }
 
 /// Who runs a server.
@@ -49,6 +61,7 @@ struct SpecFile {
     api_key_file: Option<PathBuf>,
     #[serde(default = "defaults::ready_path")]
     ready_path: String,
+    standby: Option<Standby>,
     remote: Option<RemoteSpec>,
     process: Option<ProcessSpec>,
 }
@@ -110,7 +123,7 @@ impl BackendSpec {
         }
         let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
         let file: SpecFile = toml::from_str(&text).map_err(|error| refused(error.to_string()))?;
-        let SpecFile { model, api_key_file, ready_path, remote, process } = file;
+        let SpecFile { model, api_key_file, ready_path, standby, remote, process } = file;
         let kind = match (remote, process) {
             (Some(remote), None) => BackendKind::Remote(remote),
             (None, Some(process)) => BackendKind::Process(process),
@@ -119,7 +132,12 @@ impl BackendSpec {
                 return Err(refused(problem.into()));
             }
         };
-        let spec = Self { model, api_key_file, ready_path, kind };
+        // A server that someone else runs may have other users.
+        let standby = standby.unwrap_or(match kind {
+            BackendKind::Remote(_) => Standby::Ready,
+            BackendKind::Process(_) => Standby::Asleep,
+        });
+        let spec = Self { model, api_key_file, ready_path, standby, kind };
         spec.check().map_err(refused)?;
         Ok(spec)
     }

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
+use llmdeck_proto::v1::{Counters, ServerState};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::child::ServerProcess;
 use super::client::{ClientError, ServerClient};
-use super::spec::{BackendKind, BackendSpec, ProcessSpec, SpecError};
+use super::own_metrics::OwnMetrics;
+use super::sleep::Sleep;
+use super::spec::{BackendKind, BackendSpec, ProcessSpec, SpecError, Standby};
 
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -69,6 +72,9 @@ pub struct Upstream {
     /// Changes when a child comes back on another port. `None` while it is down.
     client: Arc<RwLock<Option<ServerClient>>>,
     trouble: Arc<Mutex<Option<String>>>,
+    standby: Standby,
+    sleep: Sleep,
+    own_metrics: OwnMetrics,
     supervisor: Mutex<Option<Supervisor>>,
 }
 
@@ -91,6 +97,10 @@ impl Upstream {
                 (client, Some((process.clone(), child)))
             }
         };
+        // Someone may have sent it to sleep, this agent before it was killed perhaps.
+        let sleep = Sleep::default();
+        sleep.wake(&client).await.map_err(|source| unreachable(&client, source))?;
+        let standby = spec.standby;
         let model = match &spec.model {
             Some(model) => model.clone(),
             None => client.first_model().await.map_err(|source| unreachable(&client, source))?,
@@ -109,7 +119,39 @@ impl Upstream {
             };
             Supervisor { stop, task: tokio::spawn(supervision.run(child, stopped)) }
         });
-        Ok(Self { model, client, trouble, supervisor: Mutex::new(supervisor) })
+        let own_metrics = OwnMetrics::follow(Arc::clone(&client), model.clone());
+        let supervisor = Mutex::new(supervisor);
+        Ok(Self { model, client, trouble, standby, sleep, own_metrics, supervisor })
+    }
+
+    /// What the server says of itself, and what it counted since this was asked before. `None` of one that says nothing.
+    pub fn own_metrics(&self) -> Option<(ServerState, Counters)> {
+        self.own_metrics.take()
+    }
+
+    /// Whether it sleeps, and must be woken before it is asked.
+    pub fn is_asleep(&self) -> bool {
+        self.sleep.is_asleep()
+    }
+
+    /// Sends it to sleep if it is to stand by that way and can; whether it sleeps. Nobody may be waiting for its answers.
+    ///
+    /// # Errors
+    /// When it does not do as it is told.
+    pub async fn stand_by(&self) -> Result<bool, ClientError> {
+        match self.client() {
+            Some(client) if self.standby == Standby::Asleep => self.sleep.fall_asleep(&client).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// Wakes it.
+    ///
+    /// # Errors
+    /// When it is down, or does not wake.
+    pub async fn wake(&self) -> Result<(), ClientError> {
+        let client = self.client().ok_or_else(|| ClientError::Broken("it is down".into()))?;
+        self.sleep.wake(&client).await
     }
 
     /// What the server calls the model.

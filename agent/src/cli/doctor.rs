@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use color_eyre::eyre::{Result, bail};
 use llmdeck_engine::Isa;
 use llmdeck_proto::v1::gpu_driver::State;
+use llmdeck_sensors::HostSampler;
+use llmdeck_sensors::gpu::{GpuReadings, GpuSampler};
 
 use super::doctor_models;
 use crate::agent::AgentOptions;
+use crate::doors::Doors;
 use crate::placement::free_bytes;
-use crate::telemetry::HostSampler;
-use crate::telemetry::gpu::{GpuReadings, GpuSampler};
+use crate::security::tls::{ClientCertificates, Tls};
 
 const LEAST_FREE_DISK_BYTES: u64 = 2 << 30;
 const LEAST_FREE_MEMORY_BYTES: u64 = 512 << 20;
@@ -125,8 +127,13 @@ fn socket(path: &Path) -> Finding {
 
 fn http(options: &AgentOptions) -> Finding {
     let address = options.http;
-    if !address.ip().is_loopback() {
-        return Finding::Wrong(format!("{address} is reachable from the network; listen on 127.0.0.1"));
+    if let Err(error) = Doors::check(&options.config, address, options.grpc) {
+        return Finding::Wrong(error.to_string());
+    }
+    if let Some(files) = &options.config.tls
+        && let Err(error) = Tls::new(files.clone(), ClientCertificates::Checked, &[])
+    {
+        return Finding::Wrong(error.to_string());
     }
     match TcpListener::bind(address) {
         Ok(_) => Finding::Well(format!("{address} is free")),

@@ -1,7 +1,8 @@
-//! The command line: `run`, `stdio` and `doctor`.
+//! The command line: `run`, `stdio`, `doctor` and `pki`.
 
 mod doctor;
 mod doctor_models;
+mod pki;
 mod run;
 mod stdio;
 
@@ -38,6 +39,9 @@ enum Command {
     },
     /// Check driver, memory, disk, ports and permissions, and say what to do.
     Doctor(PlaceArguments),
+    /// Make a private authority and certificates, for TLS without one of your own.
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
 }
 
 #[derive(Debug, Args)]
@@ -60,9 +64,12 @@ struct PlaceArguments {
     /// The gRPC socket.
     #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
     listen: PathBuf,
-    /// The HTTP API's address; loopback only.
+    /// The HTTP API's address; beyond loopback it needs [tls] and callers need keys.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
+    /// Where consoles reach the agent as https://, with certificates or keys; needs [tls].
+    #[arg(long, value_name = "ADDRESS")]
+    grpc: Option<SocketAddr>,
     /// NVML's path, where it is not on the system's search path.
     #[arg(long, value_name = "PATH", env = "LLMDECK_NVML_LIBRARY")]
     nvml_library: Option<OsString>,
@@ -81,6 +88,7 @@ impl PlaceArguments {
             data_dir: self.data_dir,
             socket: self.listen,
             http: self.http,
+            grpc: self.grpc,
             nvml_library: self.nvml_library,
         })
     }
@@ -99,6 +107,7 @@ pub fn run(cli: Cli) -> color_eyre::Result<()> {
         }
         Command::Stdio { socket } => runtime()?.block_on(stdio::bridge(&socket)),
         Command::Doctor(arguments) => doctor::check(&arguments.options()?),
+        Command::Pki(command) => pki::make(&command),
     }
 }
 

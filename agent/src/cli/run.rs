@@ -7,7 +7,8 @@ use crate::agent::{Agent, AgentOptions};
 pub(super) async fn run(options: AgentOptions) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let agent = Agent::start(options).await?;
-    tracing::info!(http = %agent.http(), socket = %agent.socket().display(), "listening");
+    let grpc = agent.grpc().map(|address| address.to_string());
+    tracing::info!(http = %agent.http(), socket = %agent.socket().display(), grpc, "listening");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

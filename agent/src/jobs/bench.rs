@@ -19,10 +19,12 @@ const MOST_IN_FLIGHT: usize = 10_000;
 const POINT_EVERY: Duration = Duration::from_secs(1);
 
 /// A bench of a deployment, checked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct BenchPlan {
     /// Such as `http://127.0.0.1:8080`.
     pub server: String,
+    /// What it wants to be asked with.
+    pub key: Option<String>,
     /// Which deployment.
     pub deployment: String,
     /// Open or closed loop.
@@ -43,7 +45,7 @@ impl BenchPlan {
             server: self.server.clone(),
             api: Api::Completions,
             model: self.deployment.clone(),
-            key: None,
+            key: self.key.clone(),
             shape: self.shape.clone(),
             prompts: Prompts::Synthetic {
                 length: Length::Fixed(self.prompt_tokens),

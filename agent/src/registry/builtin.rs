@@ -1,45 +1,10 @@
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use llmdeck_builtin::assets;
 use sha2::{Digest, Sha256};
 
-/// What an artifact is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ArtifactKind {
-    /// Weights with tokenizer and chat template.
-    Model,
-    /// Prompts with checks.
-    Suite,
-    /// Examples to learn from.
-    Dataset,
-}
-
-impl ArtifactKind {
-    /// Its word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Suite => "suite",
-            Self::Dataset => "dataset",
-        }
-    }
-}
-
-/// A thing in the registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Artifact {
-    /// What it is.
-    pub kind: ArtifactKind,
-    /// Its name for people.
-    pub tag: String,
-    /// sha256, in hex.
-    pub digest: String,
-    /// Where its bytes are.
-    pub path: PathBuf,
-    /// How many they are.
-    pub size_bytes: u64,
-}
+use super::artifact::{Artifact, ArtifactKind};
 
 /// What comes with the agent.
 pub struct BuiltinArtifacts {
@@ -68,7 +33,17 @@ impl BuiltinArtifacts {
                 if std::fs::metadata(&path).map_or(0, |metadata| metadata.len()) != size_bytes {
                     write_whole(folder, &path, asset.bytes)?;
                 }
-                Ok(Artifact { kind, tag: asset.tag.to_owned(), digest, path, size_bytes })
+                Ok(Artifact {
+                    kind,
+                    tags: vec![asset.tag.to_owned()],
+                    digest,
+                    path,
+                    size_bytes,
+                    parents: Vec::new(),
+                    source: String::new(),
+                    added_by: String::new(),
+                    added_unix_ms: 0,
+                })
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { all })

@@ -1,8 +1,15 @@
-//! Artifacts by digest: the built-in models, suite and dataset, and whatever files a deployment names.
+//! Artifacts by digest: what came with the agent, what was added, and whatever files a deployment names.
 
+mod artifact;
 mod builtin;
 pub mod digest;
+mod inspect;
 mod resolve;
+mod take_in;
+mod upkeep;
 
-pub use builtin::{Artifact, ArtifactKind, BuiltinArtifacts};
+pub use artifact::{Artifact, ArtifactKind};
+pub use builtin::BuiltinArtifacts;
 pub use resolve::{Registry, RegistryError, ResolvedModel};
+pub use take_in::Means;
+pub use upkeep::{NewArtifact, Removed, Verified};

@@ -4,7 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
-use super::builtin::{Artifact, ArtifactKind, BuiltinArtifacts};
+use super::artifact::{Artifact, ArtifactKind};
+use super::builtin::BuiltinArtifacts;
 use super::digest;
 use crate::backend::{BackendSpec, SpecError};
 use crate::store::{Store, StoreError};
@@ -38,6 +39,9 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
+    /// A name that cannot be given or taken.
+    #[error("tag {0:?} {1}")]
+    Tag(String, &'static str),
     /// A file that describes no server.
     #[error(transparent)]
     Backend(#[from] SpecError),
@@ -59,7 +63,7 @@ pub struct ResolvedModel {
 
 /// Finds artifacts by tag, digest or path.
 pub struct Registry {
-    artifacts: Vec<Artifact>,
+    builtin: Vec<Artifact>,
     store: Arc<Store>,
     folder: PathBuf,
 }
@@ -67,12 +71,50 @@ pub struct Registry {
 impl Registry {
     /// Over what is built in; what has to be kept goes into the folder.
     pub fn new(builtin: BuiltinArtifacts, store: Arc<Store>, folder: PathBuf) -> Self {
-        Self { artifacts: builtin.all, store, folder }
+        Self { builtin: builtin.all, store, folder }
     }
 
-    /// Everything with a tag.
-    pub fn artifacts(&self) -> &[Artifact] {
-        &self.artifacts
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Everything that it keeps: what came with the agent, then what was added, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn artifacts(&self) -> Result<Vec<Artifact>, RegistryError> {
+        let added = self.store.artifacts()?.into_iter().filter_map(|row| {
+            Some(Artifact {
+                kind: ArtifactKind::parse(&row.kind)?,
+                path: self.folder.join(&row.file),
+                tags: row.tags,
+                digest: row.digest,
+                size_bytes: row.size_bytes,
+                parents: row.parents,
+                source: row.source,
+                added_by: row.added_by,
+                added_unix_ms: row.added_unix_ms,
+            })
+        });
+        Ok(self.builtin.iter().cloned().chain(added).collect())
+    }
+
+    /// An artifact of any kind by tag or digest (at least 12 letters of it).
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn any(&self, reference: &str) -> Result<Artifact, RegistryError> {
+        let artifacts = self.artifacts()?;
+        if let Some(found) = artifacts.iter().find(|artifact| artifact.is_called(reference)) {
+            return Ok(found.clone());
+        }
+        let known =
+            artifacts.iter().flat_map(|artifact| artifact.tags.clone()).collect::<Vec<_>>().join(", ");
+        Err(RegistryError::Unknown { kind: "artifact", reference: reference.to_owned(), known })
     }
 
     /// Finds a model: a tag, a digest (at least 12 letters of it), or a path.
@@ -80,12 +122,10 @@ impl Registry {
     /// # Errors
     /// When there is none of that name, or its file cannot be read.
     pub fn model(&self, reference: &str) -> Result<ResolvedModel, RegistryError> {
-        if let Some(artifact) = self.find(ArtifactKind::Model, reference) {
-            return Ok(ResolvedModel {
-                reference: reference.to_owned(),
-                digest: artifact.digest.clone(),
-                path: artifact.path.clone(),
-            });
+        let of_kind = |kind| self.find(kind, reference);
+        if let Some(artifact) = of_kind(ArtifactKind::Model)?.or(of_kind(ArtifactKind::Backend)?) {
+            let Artifact { digest, path, .. } = artifact;
+            return Ok(ResolvedModel { reference: reference.to_owned(), digest, path });
         }
         let path = self.existing(ArtifactKind::Model, reference)?;
         if BackendSpec::is_one(&path) {
@@ -115,8 +155,8 @@ impl Registry {
     /// # Errors
     /// When there is none of that name, or its file cannot be read.
     pub fn suite(&self, reference: &str) -> Result<(PathBuf, String), RegistryError> {
-        let path = match self.find(ArtifactKind::Suite, reference) {
-            Some(artifact) => artifact.path.clone(),
+        let path = match self.find(ArtifactKind::Suite, reference)? {
+            Some(artifact) => artifact.path,
             None => self.existing(ArtifactKind::Suite, reference)?,
         };
         let text = std::fs::read_to_string(&path)
@@ -124,20 +164,19 @@ impl Registry {
         Ok((path, text))
     }
 
-    fn find(&self, kind: ArtifactKind, reference: &str) -> Option<&Artifact> {
-        const SHORTEST_DIGEST: usize = 12;
-        self.artifacts.iter().filter(|artifact| artifact.kind == kind).find(|artifact| {
-            artifact.tag == reference
-                || (reference.len() >= SHORTEST_DIGEST && artifact.digest.starts_with(reference))
-        })
+    fn find(&self, kind: ArtifactKind, reference: &str) -> Result<Option<Artifact>, RegistryError> {
+        let called = |artifact: &Artifact| artifact.kind == kind && artifact.is_called(reference);
+        Ok(self.artifacts()?.into_iter().find(called))
     }
 
     fn existing(&self, kind: ArtifactKind, reference: &str) -> Result<PathBuf, RegistryError> {
         match std::fs::canonicalize(reference) {
             Ok(path) => Ok(path),
             Err(_) if !reference.contains('/') && !reference.contains('.') => {
-                let tags = self.artifacts.iter().filter(|artifact| artifact.kind == kind);
-                let known: Vec<&str> = tags.map(|artifact| artifact.tag.as_str()).collect();
+                let artifacts = self.artifacts()?;
+                let of_kind = artifacts.iter().filter(|artifact| artifact.kind == kind);
+                let known: Vec<&str> =
+                    of_kind.flat_map(|artifact| &artifact.tags).map(String::as_str).collect();
                 Err(RegistryError::Unknown {
                     kind: kind.as_str(),
                     reference: reference.to_owned(),

@@ -110,7 +110,7 @@ impl Run {
         let gets = if kind == SplitKind::Shadow { "copies of requests" } else { "new requests" };
         let text = format!("step {} of {of}: gets {percent:.0} % of {gets}", stage + 1);
         let subject = format!("{}@{}", self.deployment.name(), self.target.number);
-        self.controller.events.push(Severity::Information, &subject, text, &self.operator.name);
+        self.controller.events.push(Severity::Information, &subject, text, &self.operator.to_string());
         Ok(())
     }
 

@@ -165,7 +165,7 @@ impl Controller {
         to: u32,
     ) -> Result<Claim, Refused> {
         let subject = format!("{}@{to}", deployment.name());
-        match self.active.claim(deployment.name(), &operator.name, &context.reason, to) {
+        match self.active.claim(deployment.name(), &operator.to_string(), &context.reason, to) {
             Ok(claim) => {
                 self.record(operator, action, &subject, &context.reason, "accepted").await?;
                 Ok(claim)
@@ -192,8 +192,8 @@ impl Controller {
     ) -> Result<(), Refused> {
         let audit = Arc::clone(&self.audit);
         let record = NewRecord {
-            operator: operator.name.clone(),
-            uid: operator.uid,
+            operator: operator.to_string(),
+            uid: operator.uid(),
             action: action.to_owned(),
             subject: subject.to_owned(),
             reason: reason.to_owned(),
@@ -244,7 +244,7 @@ impl Controller {
             state: first.state.into(),
             detail: first.detail,
             progress: None,
-            operator: operator.name.clone(),
+            operator: operator.to_string(),
             reason: context.reason.clone(),
             started_unix_ms: unix_ms(),
             ended_unix_ms: None,
@@ -262,9 +262,9 @@ impl Controller {
         self.active.show(&rollout);
         let why = if context.reason.is_empty() { String::new() } else { format!(": {}", context.reason) };
         let verb = if kind == Move::Deploy { "deploys" } else { "rolls back to" };
-        let text = format!("{} {verb} {}{why}", operator.name, target.model);
+        let text = format!("{operator} {verb} {}{why}", target.model);
         let subject = format!("{}@{}", deployment.name(), target.number);
-        self.events.push(Severity::Information, &subject, text, &operator.name);
+        self.events.push(Severity::Information, &subject, text, &operator.to_string());
         Ok(Run {
             controller: Arc::clone(self),
             failed_before: deployment.failed(),

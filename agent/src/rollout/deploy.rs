@@ -48,6 +48,7 @@ impl Controller {
             deployment: deployment.name(),
             from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
             to: (number, &model.reference),
+            digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &model.digest),
             kind: Move::Deploy,
             in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
             room: Some(&room),

@@ -13,10 +13,17 @@ use crate::serving::Deployment;
 pub(super) struct Room {
     /// `None` where another server answers, whose memory is its own.
     pub(super) needed: Option<Footprint>,
+    /// A server that stands by asleep, and has its memory back when it wakes.
+    pub(super) sleeps: bool,
     give_way: Vec<Candidate>,
 }
 
 impl Room {
+    /// That a server takes which stands by asleep.
+    pub(super) fn of_sleeper() -> Self {
+        Self { needed: None, sleeps: true, give_way: Vec::new() }
+    }
+
     /// In the words that the operator is asked to confirm.
     pub(super) fn effects(&self) -> impl Iterator<Item = String> {
         self.give_way.iter().map(|Candidate { deployment, revision, loses }| match loses {
@@ -41,6 +48,6 @@ impl Controller {
             Some(needed) => self.loader.check_room(deployment.name(), model, needed)?,
             None => Vec::new(),
         };
-        Ok(Room { needed, give_way })
+        Ok(Room { needed, sleeps: false, give_way })
     }
 }

@@ -10,6 +10,8 @@ pub(super) struct PlanFacts<'a> {
     pub(super) deployment: &'a str,
     pub(super) from: Option<(u32, &'a str)>,
     pub(super) to: (u32, &'a str),
+    /// sha256 of what serves and of what is to.
+    pub(super) digests: (&'a str, &'a str),
     pub(super) kind: Move,
     pub(super) in_flight: u32,
     /// What has to be loaded; `None` where it is loaded already.
@@ -38,6 +40,9 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
                     size(needed.cache_bytes),
                     size(needed.scratch_bytes),
                 ));
+            }
+            None if room.sleeps => {
+                effects.push(format!("wakes the server of {name}@{to}, which stands by asleep"));
             }
             None => effects.push(format!("makes the server of {model} ready beside {name}@{from}")),
         }
@@ -68,6 +73,8 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         in_flight: facts.in_flight,
         effects,
         undo,
+        from_digest: facts.digests.0.to_owned(),
+        to_digest: facts.digests.1.to_owned(),
         extra_memory_bytes: facts
             .room
             .and_then(|room| room.needed.as_ref())

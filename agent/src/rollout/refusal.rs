@@ -1,3 +1,4 @@
+use crate::backend::ClientError;
 use crate::placement::LoadError;
 use crate::quality::AskError;
 use crate::registry::RegistryError;
@@ -107,6 +108,8 @@ pub(super) enum StepError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error("the server that stands by does not wake: {0}")]
+    Wake(#[source] ClientError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("nothing serves that it could be compared with")]

@@ -8,6 +8,7 @@ use llmdeck_proto::v1::{ChangeResponse, RollbackRequest};
 
 use super::controller::{Controller, checked};
 use super::machine::Move;
+use super::memory::Room;
 use super::plan::{PlanFacts, change_plan};
 use super::refusal::Refused;
 use super::run::Run;
@@ -38,16 +39,20 @@ impl Controller {
             return self.end_rollout(operator, &deployment, &context, "rollback").await;
         }
         let target = self.rollback_target(&deployment, request.to_revision)?;
-        let candidate = deployment.loaded(target.number).filter(|live| live.backend().is_some());
+        let known = deployment.loaded(target.number);
+        let sleeps = known.as_ref().and_then(|live| live.upstream()).is_some_and(|server| server.is_asleep());
+        let candidate = known.filter(|live| live.backend().is_some() && !sleeps);
         let stable = deployment.stable();
         let room = match &candidate {
             Some(_) => None,
+            None if sleeps => Some(Room::of_sleeper()),
             None => Some(self.room_for(&deployment, &target.model, Path::new(&target.path)).await?),
         };
         let plan = change_plan(&PlanFacts {
             deployment: deployment.name(),
             from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
             to: (target.number, &target.model),
+            digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &target.digest),
             kind: Move::Rollback,
             in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
             room: room.as_ref(),
@@ -61,6 +66,7 @@ impl Controller {
         }
         let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
         let reservation = match &room {
+            Some(room) if room.sleeps => None,
             Some(room) => {
                 deployment.retire(target.number);
                 match &room.needed {

@@ -1,7 +1,7 @@
 //! A rollout under way: each step is stored before its effect runs.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use llmdeck_proto::v1::Rollout;
 use llmdeck_proto::v1::alert::Severity;
@@ -20,6 +20,9 @@ use crate::security::identity::Operator;
 use crate::serving::{Deployment, LiveRevision};
 use crate::store::RevisionRow;
 use crate::time::unix_ms;
+
+/// How long a standby is waited for in one go until its last answer is through.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A rollout under way, with what its steps need.
 pub(super) struct Run {
@@ -111,6 +114,15 @@ impl Run {
     }
 
     async fn load(&mut self) -> Result<Happening, StepError> {
+        // A standby that sleeps has nothing to load.
+        if let Some(live) = self.deployment.loaded(self.target.number)
+            && let Some(upstream) = live.upstream().filter(|upstream| upstream.is_asleep())
+        {
+            upstream.wake().await.map_err(StepError::Wake)?;
+            self.deployment.set_state(&live, RevisionState::Warming);
+            self.candidate = Some(live);
+            return Ok(Happening::Loaded);
+        }
         let (active, mut shown) = (Arc::clone(&self.controller.active), self.rollout.clone());
         let progress = move |share| {
             shown.progress = Some(share);
@@ -164,7 +176,7 @@ impl Run {
         self.running_at_swap = self.old.as_ref().map_or(0, |old| old.in_flight());
         let text = format!("serves all new requests; {} finish on the old", self.running_at_swap);
         let subject = format!("{}@{number}", self.deployment.name());
-        self.controller.events.push(Severity::Information, &subject, text, &self.operator.name);
+        self.controller.events.push(Severity::Information, &subject, text, &self.operator.to_string());
         Ok(Happening::Swapped)
     }
 
@@ -180,6 +192,7 @@ impl Run {
                 self.deployment.retire(old.number());
             }
             self.keep_one_standby(old.number());
+            tokio::spawn(sleep_when_idle(Arc::clone(&self.deployment), old));
         }
         let finished = self.running_at_swap.saturating_sub(still_running);
         self.advance(&now, &Happening::Drained { finished, still_running });
@@ -213,11 +226,23 @@ impl Run {
             }
             _ => (Severity::Bad, format!("failed: {}; {failed} failed", rollout.detail)),
         };
-        self.controller.events.push(severity, &subject, text.clone(), &self.operator.name);
+        self.controller.events.push(severity, &subject, text.clone(), &self.operator.to_string());
         let recorded =
             self.controller.record(&self.operator, "outcome", &subject, &rollout.reason, &text).await;
         if let Err(error) = recorded {
             tracing::error!(%error, "the outcome of a rollout could not be recorded");
         }
+    }
+}
+
+/// A server that stands by sleeps once its last answer is through, and not before: none is cut off.
+async fn sleep_when_idle(deployment: Arc<Deployment>, old: Arc<LiveRevision>) {
+    while !old.idle_until(Instant::now() + LOOK_AGAIN).await {}
+    let Some(upstream) = old.upstream() else { return };
+    if deployment.state_of(old.number()) != Some(RevisionState::Standby) {
+        return;
+    }
+    if let Err(error) = upstream.stand_by().await {
+        tracing::warn!(revision = old.number(), %error, "a standby could not be sent to sleep; it stays ready");
     }
 }

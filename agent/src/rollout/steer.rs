@@ -93,13 +93,14 @@ impl Controller {
             effects: steering.effects(&format!("{name}@{to}"), &format!("{name}@{from}")),
             undo: steering.undo(name),
             extra_memory_bytes: 0,
+            ..ChangePlan::default()
         };
         if context.dry_run {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let subject = format!("{name}@{to}");
         self.record(&operator, steering.action(), &subject, &context.reason, "accepted").await?;
-        let operator = operator.name;
+        let operator = operator.to_string();
         let asked = match steering {
             Steering::Pause => Happening::Paused { operator },
             Steering::Resume => Happening::Resumed { operator },
@@ -152,6 +153,7 @@ impl Controller {
             effects,
             undo: format!("deploy {name}@{to}'s model again"),
             extra_memory_bytes: 0,
+            ..ChangePlan::default()
         };
         if context.dry_run {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
@@ -159,7 +161,7 @@ impl Controller {
         self.record(&operator, action, name, &context.reason, "accepted").await?;
         // From here on no new request goes to the candidate, whenever the rollout itself hears of it.
         deployment.end_split();
-        self.active.steer(name, Happening::Aborted { operator: operator.name }).ok_or_else(nothing)?;
+        self.active.steer(name, Happening::Aborted { operator: operator.to_string() }).ok_or_else(nothing)?;
         Ok(ChangeResponse { plan: Some(plan), rollout_id: rollout.id })
     }
 }

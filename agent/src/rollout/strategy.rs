@@ -8,6 +8,7 @@ use llmdeck_proto::v1::rollout::Strategy;
 use serde::Deserialize;
 
 use super::metric::Metric;
+use crate::serving::Stickiness;
 
 const MOST_STEPS: usize = 16;
 const LONGEST_HOLD_S: u64 = 7 * 86_400;
@@ -21,6 +22,8 @@ pub struct RolloutConfig {
     pub strategy: StrategyName,
     /// Of a canary or a shadow.
     pub steps: Vec<StepConfig>,
+    /// Whose requests a canary keeps on one side.
+    pub sticky: Stickiness,
     /// Whether a canary that is no worse when its steps are over is promoted without anyone being asked.
     pub auto_promote: bool,
     /// Chance that a candidate that is no worse is called worse, over everything that is judged, all looks and all steps.
@@ -64,6 +67,7 @@ impl Default for RolloutConfig {
         Self {
             strategy: StrategyName::Replace,
             steps: vec![step(0.05, 300, 100), step(0.25, 300, 300), step(0.5, 600, 500)],
+            sticky: Stickiness::User,
             auto_promote: false,
             false_alarm: 0.05,
             judge: Metric::ALL

@@ -9,7 +9,7 @@ use llmdeck_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::Rpc;
+use super::{OwnApi, Rpc};
 use crate::jobs::{BenchPlan, MeasuredModel, TooManyJobs, UnknownJob};
 use crate::security::access::Subject;
 use crate::security::identity::Operator;
@@ -71,7 +71,7 @@ impl jobs_server::Jobs for Jobs {
             .await?;
         let asked = request.into_inner();
         let deployment = self.deployment(&asked.deployment)?;
-        let plan = plan(&asked, format!("http://{}", self.0.http_address))?;
+        let plan = plan(&asked, &self.0.own_api)?;
         let number = deployment.stable().map_or(0, |live| live.number());
         let subject = format!("{}@{number}", asked.deployment);
         self.record(&operator, "bench", &subject).await?;
@@ -134,7 +134,7 @@ fn unknown(error: &UnknownJob) -> Status {
     Status::not_found(error.to_string())
 }
 
-fn plan(asked: &BenchRequest, server: String) -> Result<BenchPlan, Status> {
+fn plan(asked: &BenchRequest, own_api: &OwnApi) -> Result<BenchPlan, Status> {
     let out_of_range = |field: &str, most: &dyn std::fmt::Display| {
         Status::invalid_argument(format!("{field} must be at most {most}"))
     };
@@ -148,7 +148,8 @@ fn plan(asked: &BenchRequest, server: String) -> Result<BenchPlan, Status> {
     };
     let concurrency = within("concurrency", asked.concurrency, 8, MOST_CONCURRENCY)?;
     Ok(BenchPlan {
-        server,
+        server: own_api.server.clone(),
+        key: own_api.key.clone(),
         deployment: asked.deployment.clone(),
         shape: BenchPlan::shape(asked.rate_per_s, concurrency as usize),
         prompt_tokens: within("prompt_tokens", asked.prompt_tokens, 128, MOST_TOKENS)?.into(),

@@ -1,13 +1,31 @@
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::Stream;
+use llmdeck_proto::v1;
 use llmdeck_proto::v1::registry_server;
-use llmdeck_proto::v1::{Artifact, ListArtifactsRequest, ListArtifactsResponse};
+use llmdeck_proto::v1::{
+    AddArtifactProgress, AddArtifactRequest, CollectGarbageRequest, CollectGarbageResponse,
+    ListArtifactsRequest, ListArtifactsResponse, RemoveArtifactRequest, RemoveArtifactResponse,
+    TagArtifactRequest, VerifyArtifactsRequest, VerifyProgress,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
+use crate::registry::{Artifact, ArtifactKind, NewArtifact, RegistryError, Removed, Verified};
 use crate::security::access::Subject;
+use crate::security::identity::Operator;
+
+/// Messages of progress that wait to be sent; the worker waits when a reader is slow.
+const MOST_WAITING: usize = 4;
+/// Bytes between two messages of progress.
+const PROGRESS_EVERY: u64 = 64 << 20;
 
 pub(super) struct Registry(pub(super) Arc<Rpc>);
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl registry_server::Registry for Registry {
@@ -17,20 +35,163 @@ impl registry_server::Registry for Registry {
     ) -> Result<Response<ListArtifactsResponse>, Status> {
         self.0.authorize(&request, "Registry/ListArtifacts", Subject::Node).await?;
         let kind = request.into_inner().kind;
-        let artifacts = self
-            .0
-            .registry
-            .artifacts()
-            .iter()
-            .filter(|artifact| kind.is_empty() || artifact.kind.as_str() == kind)
-            .map(|artifact| Artifact {
-                digest: artifact.digest.clone(),
-                kind: artifact.kind.as_str().to_owned(),
-                tags: vec![artifact.tag.clone()],
-                size_bytes: artifact.size_bytes,
-                path: artifact.path.to_string_lossy().into_owned(),
-            })
-            .collect();
-        Ok(Response::new(ListArtifactsResponse { artifacts }))
+        let all = self.0.registry.artifacts().map_err(|error| status(&error))?;
+        let artifacts =
+            all.into_iter().filter(|artifact| kind.is_empty() || artifact.kind.as_str() == kind).map(wire);
+        Ok(Response::new(ListArtifactsResponse { artifacts: artifacts.collect() }))
+    }
+
+    type AddArtifactStream = Streamed<AddArtifactProgress>;
+
+    async fn add_artifact(
+        &self,
+        request: Request<AddArtifactRequest>,
+    ) -> Result<Response<Self::AddArtifactStream>, Status> {
+        let operator = self.0.authorize(&request, "Registry/AddArtifact", Subject::Node).await?;
+        let AddArtifactRequest { path, kind, tag, parents, reason } = request.into_inner();
+        let kind = match kind.as_str() {
+            "" => None,
+            word => Some(ArtifactKind::parse(word).ok_or_else(|| unknown_kind(word))?),
+        };
+        self.recorded(&operator, "add-artifact", &path, &reason).await?;
+        let new = NewArtifact { path, kind, tag, parents, added_by: operator.to_string() };
+        let (sender, receiver) = mpsc::channel(MOST_WAITING);
+        let registry = Arc::clone(&self.0.registry);
+        tokio::task::spawn_blocking(move || {
+            let mut told = 0;
+            let progress = |done_bytes: u64, total_bytes: u64| {
+                if done_bytes - told < PROGRESS_EVERY {
+                    return !sender.is_closed();
+                }
+                told = done_bytes;
+                let message =
+                    AddArtifactProgress { done_bytes, total_bytes, ..AddArtifactProgress::default() };
+                sender.blocking_send(Ok(message)).is_ok()
+            };
+            let last = registry.add(&new, progress).map(|(artifact, means)| AddArtifactProgress {
+                done_bytes: artifact.size_bytes,
+                total_bytes: artifact.size_bytes,
+                artifact: Some(wire(artifact)),
+                means: means.as_str().to_owned(),
+            });
+            // Nobody listens any more.
+            let _ = sender.blocking_send(last.map_err(|error| status(&error)));
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn tag_artifact(
+        &self,
+        request: Request<TagArtifactRequest>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        let operator = self.0.authorize(&request, "Registry/TagArtifact", Subject::Node).await?;
+        let TagArtifactRequest { reference, tag, reason } = request.into_inner();
+        self.recorded(&operator, "tag-artifact", &format!("{reference} as {tag}"), &reason).await?;
+        let tagged = self.0.registry.tag(&reference, &tag).map_err(|error| status(&error))?;
+        Ok(Response::new(wire(tagged)))
+    }
+
+    async fn remove_artifact(
+        &self,
+        request: Request<RemoveArtifactRequest>,
+    ) -> Result<Response<RemoveArtifactResponse>, Status> {
+        let operator = self.0.authorize(&request, "Registry/RemoveArtifact", Subject::Node).await?;
+        let RemoveArtifactRequest { reference, reason, dry_run } = request.into_inner();
+        let removed = if dry_run {
+            self.0.registry.would_remove(&reference)
+        } else {
+            self.recorded(&operator, "remove-artifact", &reference, &reason).await?;
+            self.0.registry.remove(&reference)
+        };
+        let Removed { artifact, needed_by } = removed.map_err(|error| status(&error))?;
+        Ok(Response::new(RemoveArtifactResponse { artifact: Some(wire(artifact)), needed_by }))
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<CollectGarbageRequest>,
+    ) -> Result<Response<CollectGarbageResponse>, Status> {
+        let operator = self.0.authorize(&request, "Registry/CollectGarbage", Subject::Node).await?;
+        let CollectGarbageRequest { dry_run, reason } = request.into_inner();
+        if !dry_run {
+            self.recorded(&operator, "collect-garbage", "registry", &reason).await?;
+        }
+        let removed = self.0.registry.collect_garbage(dry_run).map_err(|error| status(&error))?;
+        Ok(Response::new(CollectGarbageResponse { removed: removed.into_iter().map(wire).collect() }))
+    }
+
+    type VerifyArtifactsStream = Streamed<VerifyProgress>;
+
+    async fn verify_artifacts(
+        &self,
+        request: Request<VerifyArtifactsRequest>,
+    ) -> Result<Response<Self::VerifyArtifactsStream>, Status> {
+        self.0.authorize(&request, "Registry/VerifyArtifacts", Subject::Node).await?;
+        let VerifyArtifactsRequest { reference } = request.into_inner();
+        let (sender, receiver) = mpsc::channel(MOST_WAITING);
+        let registry = Arc::clone(&self.0.registry);
+        tokio::task::spawn_blocking(move || {
+            let mut told = 0;
+            let each = |done_bytes: u64, verified: Option<Verified>| {
+                if verified.is_none() && done_bytes - told < PROGRESS_EVERY {
+                    return !sender.is_closed();
+                }
+                told = done_bytes;
+                let (artifact, flaw) = verified.map(|one| (wire(one.artifact), one.flaw)).unzip();
+                let flaw = flaw.flatten().unwrap_or_default();
+                sender.blocking_send(Ok(VerifyProgress { done_bytes, artifact, flaw })).is_ok()
+            };
+            let one = (!reference.is_empty()).then_some(reference.as_str());
+            if let Err(error) = registry.verify(one, each) {
+                // Nobody listens any more.
+                let _ = sender.blocking_send(Err(status(&error)));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl Registry {
+    async fn recorded(
+        &self,
+        operator: &Operator,
+        action: &str,
+        subject: &str,
+        reason: &str,
+    ) -> Result<(), Status> {
+        let recorded = self.0.controller.record(operator, action, subject, reason, "accepted").await;
+        recorded.map_err(|refused| Status::internal(refused.to_string()))
+    }
+}
+
+fn wire(artifact: Artifact) -> v1::Artifact {
+    v1::Artifact {
+        digest: artifact.digest,
+        kind: artifact.kind.as_str().to_owned(),
+        tags: artifact.tags,
+        size_bytes: artifact.size_bytes,
+        path: artifact.path.to_string_lossy().into_owned(),
+        parents: artifact.parents,
+        source: artifact.source,
+        added_by: artifact.added_by,
+        added_unix_ms: artifact.added_unix_ms,
+    }
+}
+
+fn unknown_kind(word: &str) -> Status {
+    Status::invalid_argument(format!(
+        "kind {word:?} is not known; there are model, adapter, prompt, suite, dataset and backend"
+    ))
+}
+
+fn status(error: &RegistryError) -> Status {
+    let message = error.to_string();
+    match error {
+        RegistryError::Unknown { .. } => Status::not_found(message),
+        RegistryError::Store(_) => Status::internal(message),
+        RegistryError::Read { .. }
+        | RegistryError::Malformed { .. }
+        | RegistryError::Tag(..)
+        | RegistryError::Backend(_) => Status::invalid_argument(message),
     }
 }

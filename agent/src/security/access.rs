@@ -29,8 +29,32 @@ pub struct Grant {
     /// Names of groups.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Names in certificates: a SPIFFE id or an email address.
+    #[serde(default)]
+    pub certificates: Vec<String>,
+    /// Names of keys.
+    #[serde(default)]
+    pub keys: Vec<String>,
     /// Only for these; for all, and for the node, where it is absent.
     pub deployments: Option<Vec<String>>,
+}
+
+impl Grant {
+    /// Whether it names anybody.
+    pub fn is_empty(&self) -> bool {
+        let Self { users, groups, certificates, keys, .. } = self;
+        [users, groups, certificates, keys].iter().all(|names| names.is_empty())
+    }
+
+    fn names(&self, operator: &Operator, groups: &[String]) -> bool {
+        match operator {
+            Operator::User { name, .. } => {
+                self.users.contains(name) || self.groups.iter().any(|group| groups.contains(group))
+            }
+            Operator::Certificate { name } => self.certificates.contains(name),
+            Operator::Key { name } => self.keys.contains(name),
+        }
+    }
 }
 
 /// What a call is about.
@@ -43,7 +67,7 @@ pub enum Subject<'a> {
 }
 
 /// The least role for every call. A call that is not here is refused to everyone.
-pub const RULES: [(&str, Role); 19] = [
+pub const RULES: [(&str, Role); 28] = [
     ("Telemetry/Watch", Role::Viewer),
     ("Telemetry/History", Role::Viewer),
     ("Control/Deploy", Role::Operator),
@@ -55,6 +79,11 @@ pub const RULES: [(&str, Role); 19] = [
     ("Control/GetRollout", Role::Viewer),
     ("Control/ListRollouts", Role::Viewer),
     ("Registry/ListArtifacts", Role::Viewer),
+    ("Registry/AddArtifact", Role::Operator),
+    ("Registry/TagArtifact", Role::Operator),
+    ("Registry/RemoveArtifact", Role::Operator),
+    ("Registry/CollectGarbage", Role::Operator),
+    ("Registry/VerifyArtifacts", Role::Viewer),
     ("Jobs/Evaluate", Role::Operator),
     ("Jobs/Bench", Role::Operator),
     ("Jobs/BenchNode", Role::Operator),
@@ -63,6 +92,10 @@ pub const RULES: [(&str, Role); 19] = [
     ("Jobs/ListJobs", Role::Viewer),
     ("Audit/ListRecords", Role::Operator),
     ("Inspect/ListRequests", Role::Viewer),
+    ("Keys/ListKeys", Role::Admin),
+    ("Keys/CreateKey", Role::Admin),
+    ("Keys/RotateKey", Role::Admin),
+    ("Keys/RevokeKey", Role::Admin),
 ];
 
 /// The roles of a node.
@@ -72,8 +105,9 @@ pub struct Access {
 }
 
 impl Access {
-    /// With these grants. Without any, whoever reaches the socket may look, and root and the agent's own user, who could
-    /// change its files anyway, may do everything. With some, who is granted nothing is refused everything.
+    /// With these grants. Without any, whoever reaches the socket may look; certificates and keys always need one. Root and
+    /// the agent's own user, who could change its files anyway, may do everything. With some, who is granted nothing is
+    /// refused everything.
     pub fn new(grants: Vec<Grant>) -> Self {
         Self { grants }
     }
@@ -84,12 +118,10 @@ impl Access {
             return Some(Role::Admin);
         }
         if self.grants.is_empty() {
-            return Some(Role::Viewer);
+            return operator.uid().map(|_| Role::Viewer);
         }
         let groups = operator.groups();
-        let of_caller = self.grants.iter().filter(|grant| {
-            grant.users.contains(&operator.name) || grant.groups.iter().any(|group| groups.contains(group))
-        });
+        let of_caller = self.grants.iter().filter(|grant| grant.names(operator, &groups));
         let role = |grant: &Grant| match (&grant.deployments, subject) {
             (None, _) => Some(grant.role),
             (Some(names), Subject::Deployment(name)) if names.iter().any(|other| other == name) => {
@@ -114,9 +146,8 @@ impl Access {
             return Ok(());
         }
         Err(Status::permission_denied(format!(
-            "{} may look but not act; ask root or {}, whose agent this is, or for a role in its configuration",
-            operator.name,
-            Operator::agent().name
+            "{operator} may not do this; ask root or {}, whose agent this is, or for a higher role in its configuration",
+            Operator::agent()
         )))
     }
 }
@@ -148,12 +179,13 @@ mod tests {
     }
 
     fn someone(name: &str) -> Operator {
-        Operator { uid: 4_000_000, name: name.into() }
+        Operator::User { uid: 4_000_000, name: name.into() }
     }
 
     fn grant(role: Role, user: &str, deployments: Option<&[&str]>) -> Grant {
         let deployments = deployments.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
-        Grant { role, users: vec![user.into()], groups: Vec::new(), deployments }
+        let (groups, certificates, keys) = Default::default();
+        Grant { role, users: vec![user.into()], groups, certificates, keys, deployments }
     }
 
     /// Every call as every role: what a role may is what the rules say, and no more for another deployment.
@@ -178,6 +210,26 @@ mod tests {
             }
         }
         assert!(access.check(&someone("admin"), "Control/Nonesuch", Subject::Node).is_err());
+    }
+
+    /// A name of one kind gives nothing to the same name of another.
+    #[test]
+    fn names_of_users_certificates_and_keys_are_apart() {
+        let grant: Grant = toml::from_str(
+            "role = \"admin\"\nusers = [\"a\"]\ncertificates = [\"b@example.org\"]\nkeys = [\"c\"]",
+        )
+        .unwrap();
+        let access = Access::new(vec![grant]);
+        let role = |operator| access.role(&operator, Subject::Node);
+        let certificate = |name: &str| Operator::Certificate { name: name.into() };
+        let key = |name: &str| Operator::Key { name: name.into() };
+        assert_eq!(role(someone("a")), Some(Role::Admin));
+        assert_eq!(role(certificate("b@example.org")), Some(Role::Admin));
+        assert_eq!(role(key("c")), Some(Role::Admin));
+        for other in [certificate("a"), certificate("root"), key("a"), key("b@example.org"), someone("c")] {
+            assert_eq!(role(other), None);
+        }
+        assert_eq!(Access::default().role(&key("c"), Subject::Node), None);
     }
 
     #[test]

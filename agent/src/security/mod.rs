@@ -1,4 +1,7 @@
-//! Who acts, what they may do, and the record of what they did.
+//! Who acts, what they may do, and how they prove it.
 
 pub mod access;
 pub mod identity;
+pub mod keys;
+pub mod pki;
+pub mod tls;

@@ -9,7 +9,7 @@ use llmdeck_proto::v1::revision::State;
 use super::admission::{Admission, AdmissionError, Admitted, Refusal, Rescue};
 use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
-use super::route::{Preference, RevisionWish, Route, Split, SplitKind};
+use super::route::{Preference, RevisionWish, Route, Split, SplitKind, Stickiness};
 use super::trial::Arm;
 use crate::placement::Loader;
 
@@ -30,6 +30,8 @@ pub struct DeploymentLimits {
     pub deadline: Duration,
     /// Most tokens of an answer that does not say how long it may be.
     pub default_max_tokens: usize,
+    /// Whose requests go the same way while two revisions serve.
+    pub stickiness: Stickiness,
 }
 
 /// A named model endpoint.
@@ -349,10 +351,12 @@ fn drain_revision(known: &Known, traffic_share: f64) -> v1::Revision {
     let footprint = loaded.as_ref().map(|loaded| loaded.footprint());
     let unloaded = live.backend().is_none() && known.state == State::Serving;
     let interval = live.recorder().drain();
+    let (server, told) = live.upstream().and_then(|upstream| upstream.own_metrics()).unzip();
+    let told = told.unwrap_or_default();
     let counters = v1::Counters {
-        prompt_tokens_begun: readings.prompt_tokens,
-        prompt_tokens_remembered: readings.remembered_tokens,
-        preemptions: readings.put_off,
+        prompt_tokens_begun: readings.prompt_tokens + told.prompt_tokens_begun,
+        prompt_tokens_remembered: readings.remembered_tokens + told.prompt_tokens_remembered,
+        preemptions: readings.put_off + told.preemptions,
         tokens_guessed: readings.guessed_tokens,
         tokens_guessed_right: readings.kept_tokens,
         tokens_constrained: readings.constrained_tokens,
@@ -390,6 +394,8 @@ fn drain_revision(known: &Known, traffic_share: f64) -> v1::Revision {
         resident_weights_bytes: footprint.map_or(0, |footprint| footprint.weights_bytes),
         scratch_bytes: footprint.map_or(0, |footprint| footprint.scratch_bytes),
         quality: Some(quality),
+        server,
+        coarse: None,
         created_unix_ms: spec.created_unix_ms,
     }
 }

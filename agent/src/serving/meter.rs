@@ -7,6 +7,7 @@ use super::admission::{Admitted, Rescue};
 use super::deployment::Deployment;
 use super::trial::Observation;
 use crate::quality::{AnswerText, judge};
+use crate::security::keys::Charge;
 use crate::telemetry::{AnswerQuality, Outcome};
 use crate::time::unix_ms;
 
@@ -15,6 +16,7 @@ use crate::time::unix_ms;
 pub struct Meter {
     deployment: Arc<Deployment>,
     admitted: Admitted,
+    charge: Option<Arc<Charge>>,
     id: String,
     json_asked: bool,
     tokens_in: u64,
@@ -29,14 +31,21 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of a request that was admitted. `id` names it in the list of recent requests.
-    pub fn new(deployment: Arc<Deployment>, admitted: Admitted, id: String, json_asked: bool) -> Self {
+    /// Of a request that was admitted; its tokens are spent from `charge`. `id` names it in the list of recent requests.
+    pub fn new(
+        deployment: Arc<Deployment>,
+        admitted: Admitted,
+        charge: Option<Arc<Charge>>,
+        id: String,
+        json_asked: bool,
+    ) -> Self {
         if admitted.place.is_some() {
             deployment.request_started();
         }
         Self {
             deployment,
             admitted,
+            charge,
             id,
             json_asked,
             tokens_in: 0,
@@ -164,6 +173,10 @@ impl Meter {
         // A copy is nobody's request.
         if admitted.place.is_none() {
             return;
+        }
+        // What another revision takes over is paid for there.
+        if let Some(charge) = self.charge.take_if(|_| !rescued) {
+            charge.spend(self.tokens_in + self.tokens_out);
         }
         self.deployment.recent.push(RequestSummary {
             time_unix_ms: unix_ms(),

@@ -18,7 +18,7 @@ pub use deployment::{Deployment, DeploymentLimits, LOADING};
 pub use generation::{Generation, GenerationStep, NotStarted};
 pub use meter::Meter;
 pub use revision::{InFlight, LiveRevision};
-pub use route::{Preference, RevisionWish, Split, SplitKind};
+pub use route::{Preference, RevisionWish, Split, SplitKind, Stickiness};
 pub use trial::{Arm, Observation, Trial};
 
 /// Every deployment of the node, by name. The set is fixed while the agent runs; what each routes to is not.

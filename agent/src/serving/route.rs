@@ -1,5 +1,7 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::revision::LiveRevision;
@@ -41,10 +43,33 @@ pub enum SplitKind {
 /// Where a request would like to go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preference {
-    /// Whose it is: one user's requests go the same way as long as a split lasts. `None` draws for each request.
-    pub user: Option<String>,
+    /// Whose it is: requests of one go the same way as long as a split lasts. `None` draws for each request.
+    pub sticky: Option<String>,
+    /// Whose turn it is: requests of one share a turn. `None` is everyone who does not say.
+    pub fair: Option<String>,
     /// A tester's choice.
     pub revision: Option<RevisionWish>,
+}
+
+impl Preference {
+    /// The same for requests that share a turn.
+    pub fn fairness_key(&self) -> u64 {
+        let Some(name) = &self.fair else { return 0 };
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Whose requests go the same way.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Stickiness {
+    /// An end user's, as requests name them.
+    #[default]
+    User,
+    /// A key's: for few users behind many keys.
+    Key,
 }
 
 /// A tester's choice.
@@ -76,7 +101,7 @@ impl Route {
         let Some(split) = &self.split else {
             return Some(Chosen { revision: Arc::clone(&self.stable), observed: None, shadow: None });
         };
-        let drawn = split.draws(preference.user.as_deref());
+        let drawn = split.draws(preference.sticky.as_deref());
         let observed = |arm| Some((Arc::clone(&split.trial), arm));
         Some(match split.kind {
             SplitKind::Canary if drawn => Chosen {

@@ -1,8 +1,10 @@
 //! What the agent keeps across restarts, in one SQLite file: what each deployment promised to serve, its revisions and
-//! rollouts, the digests of files, and the history of frames.
+//! rollouts, the digests of files, the digests of keys and their use, and the history of frames.
 
+mod artifacts;
 mod digests;
 mod frames;
+mod keys;
 mod revisions;
 mod rollouts;
 
@@ -12,11 +14,17 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub use artifacts::ArtifactRow;
 pub use frames::Tier;
+pub use keys::{KeyRow, KeyRows, SecretRow, UsageRow};
 pub use revisions::{DeploymentRow, RevisionRow};
 
 /// Numbered, applied in order, never edited once landed.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_keys.sql"),
+    include_str!("migrations/0003_artifacts.sql"),
+];
 
 /// How long one connection waits for the other.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);

@@ -5,9 +5,9 @@ use llmdeck_proto::v1::{Alert, Deployment, Frame, Job, Rollout};
 
 use super::energy::{Prices, attribute_energy};
 use super::events::Events;
-use super::gpu::{GpuEnergy, GpuSampler};
-use super::host::HostSampler;
 use crate::time::unix_ms;
+use llmdeck_sensors::HostSampler;
+use llmdeck_sensors::gpu::{GpuEnergy, GpuSampler};
 
 /// States at the end of an interval, from whoever holds them.
 #[derive(Default)]

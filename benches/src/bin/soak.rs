@@ -111,9 +111,9 @@ async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<Exit
     let mut requests = JoinSet::new();
     let (began, length) = (Instant::now(), Duration::from_secs(arguments.minutes * 60));
     let (mut next_sample, mut next_rollout) = (began, began + ROLLOUT_EVERY);
-    let mut samples: Vec<(f64, u64)> = Vec::new();
+    let mut samples: Vec<Sample> = Vec::new();
     println!(
-        "| minute | resident MB | answered | broken off | failed |\n| ---: | ---: | ---: | ---: | ---: |"
+        "| minute | own MB | program's pages MB | answered | broken off | failed |\n| ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     while began.elapsed() < length {
         let gap = -rng.random::<f64>().max(1e-9).ln() / arguments.rate;
@@ -129,7 +129,7 @@ async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<Exit
         }
         if now >= next_sample {
             next_sample += SAMPLE_EVERY;
-            samples.push((began.elapsed().as_secs_f64(), resident_bytes(agent.0.id())?));
+            samples.push(Sample::take(agent.0.id(), began.elapsed().as_secs_f64())?);
             let minute = samples.len() as u64 * SAMPLE_EVERY.as_secs();
             if minute.is_multiple_of(60) {
                 row(&samples, &counts);
@@ -211,23 +211,36 @@ async fn cache_in_use(channel: &Channel) -> Result<u64> {
     Ok(in_use)
 }
 
-fn resident_bytes(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 = line
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .and_then(|kib| kib.trim().parse().ok())
-        .ok_or_else(|| eyre!("the agent has gone"))?;
-    Ok(kib * 1_024)
+/// The agent's memory at a moment.
+struct Sample {
+    seconds: f64,
+    /// What it has taken for itself, which is what could leak.
+    own_bytes: u64,
+    /// Pages of the program, which come in as parts of it run for the first time, and which the system takes back at will.
+    file_bytes: u64,
 }
 
-fn row(samples: &[(f64, u64)], counts: &Counts) {
-    let Some((seconds, bytes)) = samples.last() else { return };
+impl Sample {
+    fn take(pid: u32, seconds: f64) -> Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kib: Option<u64> = kib.and_then(|kib| kib.trim().parse().ok());
+            kib.map(|kib| kib * 1_024).ok_or_else(|| eyre!("the agent has gone"))
+        };
+        Ok(Self { seconds, own_bytes: bytes("RssAnon:")?, file_bytes: bytes("RssFile:")? })
+    }
+}
+
+fn row(samples: &[Sample], counts: &Counts) {
+    let Some(sample) = samples.last() else { return };
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "| {:.0} | {:.1} | {} | {} | {} |",
-        seconds / 60.0,
-        *bytes as f64 / 1e6,
+        "| {:.0} | {:.1} | {:.1} | {} | {} | {} |",
+        sample.seconds / 60.0,
+        sample.own_bytes as f64 / 1e6,
+        sample.file_bytes as f64 / 1e6,
         count(&counts.answered),
         count(&counts.broken_off),
         count(&counts.failed)
@@ -235,11 +248,11 @@ fn row(samples: &[(f64, u64)], counts: &Counts) {
 }
 
 /// Compares the medians of the first and the last third of what comes behind the first five minutes.
-fn verdict(samples: &[(f64, u64)], in_use: u64, counts: &Counts) -> Result<ExitCode> {
+fn verdict(samples: &[Sample], in_use: u64, counts: &Counts) -> Result<ExitCode> {
     let settled: Vec<u64> = samples
         .iter()
-        .filter(|(seconds, _)| *seconds > SETTLED_AFTER.as_secs_f64())
-        .map(|(_, bytes)| *bytes)
+        .filter(|sample| sample.seconds > SETTLED_AFTER.as_secs_f64())
+        .map(|sample| sample.own_bytes)
         .collect();
     let third = settled.len() / 3;
     if third == 0 {
@@ -249,7 +262,7 @@ fn verdict(samples: &[(f64, u64)], in_use: u64, counts: &Counts) -> Result<ExitC
     let growth = late as f64 / early as f64 - 1.0;
     let failed = counts.failed.load(Ordering::Relaxed);
     println!(
-        "\nbehind five minutes: {:.1} MB, at the end {:.1} MB ({:+.2} %); {in_use} bytes of cache left in use; {failed} failed",
+        "\nown memory behind five minutes: {:.1} MB, at the end {:.1} MB ({:+.2} %); {in_use} bytes of cache left in use; {failed} failed",
         early as f64 / 1e6,
         late as f64 / 1e6,
         growth * 100.0

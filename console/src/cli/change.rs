@@ -1,4 +1,5 @@
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -7,8 +8,10 @@ use llmdeck_proto::v1::{ActionContext, Assessment, ChangePlan, Rollout, RolloutS
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use super::confirm::go_on;
 use super::output::print_json;
 use super::rollout::show;
+use super::span::span;
 use super::{CliError, Common};
 use crate::app::{Action, RolloutChoice};
 use crate::link::dial;
@@ -20,10 +23,14 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub(super) struct DeployArguments {
     /// The deployment.
-    name: String,
+    #[arg(required_unless_present = "file")]
+    name: Option<String>,
     /// A tag of the registry, a digest, or a path on the node.
-    #[arg(long, value_name = "REF")]
-    model: String,
+    #[arg(long, value_name = "REF", required_unless_present = "file")]
+    model: Option<String>,
+    /// Instead of one deployment, every one of a file that differs from what serves.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "model", "force", "strategy"])]
+    file: Option<PathBuf>,
     /// Swap even when the golden score is below the deployment's floor.
     #[arg(long)]
     force: bool,
@@ -72,15 +79,15 @@ pub(super) struct RollbackArguments {
 }
 
 #[derive(Debug, Args)]
-struct ChangeArguments {
+pub(super) struct ChangeArguments {
     /// Show what would change, and change nothing.
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Do not ask.
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +102,7 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
     let DeployArguments {
         name,
         model,
+        file,
         force,
         strategy,
         steps,
@@ -103,6 +111,10 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
         reason,
         change,
     } = arguments;
+    if let Some(file) = file {
+        return super::file::deploy(&file, reason, change).await;
+    }
+    let (name, model) = (name.unwrap_or_default(), model.unwrap_or_default());
     let how = RolloutChoice {
         strategy: match strategy {
             None => Strategy::Unspecified,
@@ -113,18 +125,18 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
         steps,
         auto_promote: (auto_promote || no_auto_promote).then_some(auto_promote),
     };
-    make(Action::Deploy { deployment: name.clone(), model, force, how }, &name, reason, change).await
+    make(Action::Deploy { deployment: name, model, force, how }, reason, change).await
 }
 
 /// `5%:10m:200`.
-fn step(text: &str) -> Result<RolloutStep, String> {
+pub(super) fn step(text: &str) -> Result<RolloutStep, String> {
     let wrong = || format!("{text:?} is not SHARE[:TIME[:REQUESTS]], such as 5%, 5%:10m or 5%:10m:200");
     let mut parts = text.split(':');
     let share = parts.next().and_then(|share| share.strip_suffix('%')).ok_or_else(wrong)?;
     let percent: f64 = share.trim().parse().map_err(|_| wrong())?;
     let hold_s = match parts.next() {
         None => 0,
-        Some(time) => seconds(time).ok_or_else(wrong)?,
+        Some(time) => span(time).ok().and_then(|time| time.as_secs().try_into().ok()).ok_or_else(wrong)?,
     };
     let requests = match parts.next() {
         None => 0,
@@ -136,20 +148,9 @@ fn step(text: &str) -> Result<RolloutStep, String> {
     Ok(RolloutStep { share: percent / 100.0, hold_s, requests })
 }
 
-/// `90`, `90s`, `10m`, `2h`.
-fn seconds(text: &str) -> Option<u32> {
-    let (number, unit) = match text.char_indices().last()? {
-        (at, 's') => (&text[..at], 1),
-        (at, 'm') => (&text[..at], 60),
-        (at, 'h') => (&text[..at], 3_600),
-        _ => (text, 1),
-    };
-    number.parse::<u32>().ok()?.checked_mul(unit)
-}
-
 pub(super) async fn rollback(arguments: RollbackArguments) -> Result<(), CliError> {
     let RollbackArguments { name, to, reason, change } = arguments;
-    make(Action::Rollback { deployment: name.clone(), to_revision: to }, &name, reason, change).await
+    make(Action::Rollback { deployment: name, to_revision: to }, reason, change).await
 }
 
 pub(super) async fn evaluate(arguments: EvaluateArguments) -> Result<(), CliError> {
@@ -163,7 +164,7 @@ pub(super) async fn evaluate(arguments: EvaluateArguments) -> Result<(), CliErro
 }
 
 /// Shows what would change, asks, makes it, and follows it to its end.
-async fn make(action: Action, name: &str, reason: String, change: ChangeArguments) -> Result<(), CliError> {
+async fn make(action: Action, reason: String, change: ChangeArguments) -> Result<(), CliError> {
     let ChangeArguments { dry_run, yes, common } = change;
     let channel = dial(&common.target);
     let asked = ActionContext { dry_run: true, reason: reason.clone(), ..ActionContext::default() };
@@ -176,8 +177,21 @@ async fn make(action: Action, name: &str, reason: String, change: ChangeArgument
         };
     }
     if !yes {
-        confirm(&plan)?;
+        print_plan(&plan, io::stderr())?;
+        go_on()?;
     }
+    carry_out(&channel, action, &plan, reason, common.json).await
+}
+
+/// Makes a change as it was planned, and follows it to its end.
+pub(super) async fn carry_out(
+    channel: &Channel,
+    action: Action,
+    plan: &ChangePlan,
+    reason: String,
+    json: bool,
+) -> Result<(), CliError> {
+    let name = &plan.deployment;
     let context = ActionContext {
         idempotency_key: format!("{:032x}", rand::random::<u128>()),
         expected_revision: plan.from_revision,
@@ -185,8 +199,8 @@ async fn make(action: Action, name: &str, reason: String, change: ChangeArgument
         dry_run: false,
     };
     let id = request::act(channel.clone(), action, context).await?.rollout_id;
-    let rollout = follow(channel, name, &id, common.json).await?;
-    show(&rollout, common.json)?;
+    let rollout = follow(channel.clone(), name, &id, json).await?;
+    show(&rollout, json)?;
     match rollout.state() {
         State::Done => Ok(()),
         _ => Err(CliError::Failed(format!(
@@ -194,22 +208,6 @@ async fn make(action: Action, name: &str, reason: String, change: ChangeArgument
             name, rollout.to_revision, rollout.detail
         ))),
     }
-}
-
-fn confirm(plan: &ChangePlan) -> Result<(), CliError> {
-    if !io::stdin().is_terminal() {
-        return Err(CliError::Usage(
-            "standard input is no terminal to ask on; add --yes, or --dry-run to look".into(),
-        ));
-    }
-    print_plan(plan, io::stderr())?;
-    eprint!("go on? [y/N] ");
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    if matches!(line.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(CliError::Failed("nothing was changed".into()))
 }
 
 async fn follow(channel: Channel, name: &str, id: &str, json: bool) -> Result<Rollout, CliError> {
@@ -232,7 +230,7 @@ async fn follow(channel: Channel, name: &str, id: &str, json: bool) -> Result<Ro
     }
 }
 
-fn print_plan(plan: &ChangePlan, mut out: impl Write) -> io::Result<()> {
+pub(super) fn print_plan(plan: &ChangePlan, mut out: impl Write) -> io::Result<()> {
     let name = &plan.deployment;
     writeln!(out, "from    {name}@{}  {}", plan.from_revision, plan.from_model)?;
     writeln!(out, "to      {name}@{}  {}", plan.to_revision, plan.to_model)?;
@@ -252,6 +250,7 @@ pub(super) fn plan_json(plan: &ChangePlan) -> Value {
         "from_revision": plan.from_revision, "from_model": plan.from_model,
         "to_revision": plan.to_revision, "to_model": plan.to_model,
         "standby_ready": plan.standby_ready, "in_flight": plan.in_flight,
+        "from_digest": plan.from_digest, "to_digest": plan.to_digest,
         "effects": plan.effects, "undo": plan.undo, "extra_memory_bytes": plan.extra_memory_bytes,
     })
 }

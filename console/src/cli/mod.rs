@@ -3,10 +3,15 @@
 mod audit;
 mod bench;
 mod change;
+mod confirm;
+mod file;
 mod findings;
-mod list;
+mod jobs;
+mod keys;
 mod output;
+mod registry;
 mod rollout;
+mod span;
 mod status;
 
 use std::process::ExitCode;
@@ -24,7 +29,8 @@ use crate::theme::Theme;
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Agents to show: unix:PATH or ssh://user@host; the local agent's socket where none is named.
+    /// Agents to show: unix:PATH, ssh://user@host or https://host:port, or servers without an agent: http://host:port. The
+    /// local agent's socket where none is named.
     #[arg(value_name = "TARGET")]
     targets: Vec<Target>,
     /// Only ASCII characters.
@@ -41,6 +47,8 @@ enum Command {
     Status(status::StatusArguments),
     /// Move a deployment to a new revision, and follow it to its end.
     Deploy(change::DeployArguments),
+    /// What a file of deployments would change.
+    Diff(file::DiffArguments),
     /// Move a deployment back to an earlier revision.
     Rollback(change::RollbackArguments),
     /// Look at a rollout, hold it, let it go on, promote it or end it.
@@ -52,13 +60,16 @@ enum Command {
     Bench(Box<bench::BenchArguments>),
     /// Long work.
     #[command(subcommand)]
-    Jobs(list::JobsCommand),
-    /// Models, suites and datasets that an agent knows.
+    Jobs(jobs::JobsCommand),
+    /// Models, prompts, suites, datasets and descriptions of servers, by digest.
     #[command(subcommand)]
-    Registry(list::RegistryCommand),
+    Registry(registry::RegistryCommand),
     /// Who did what, why, when, and how it ended.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Keys of the HTTP API.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -71,7 +82,7 @@ enum Command {
 /// What every verb takes.
 #[derive(Debug, Args)]
 struct Common {
-    /// The agent: unix:PATH or ssh://user@host.
+    /// The agent: unix:PATH, ssh://user@host or https://host:port. For looking also http://host:port of another server.
     #[arg(long, value_name = "ADDRESS", default_value_t = Target::local())]
     target: Target,
     /// Print JSON.
@@ -133,13 +144,15 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         }
         Some(Command::Status(arguments)) => status::run(arguments).await?,
         Some(Command::Deploy(arguments)) => change::deploy(arguments).await?,
+        Some(Command::Diff(arguments)) => return file::diff(arguments).await,
         Some(Command::Rollback(arguments)) => change::rollback(arguments).await?,
         Some(Command::Rollout(command)) => rollout::run(command).await?,
         Some(Command::Evaluate(arguments)) => change::evaluate(arguments).await?,
         Some(Command::Bench(arguments)) => return bench::run(*arguments).await,
-        Some(Command::Jobs(command)) => list::jobs(command).await?,
-        Some(Command::Registry(command)) => list::registry(command).await?,
+        Some(Command::Jobs(command)) => jobs::jobs(command).await?,
+        Some(Command::Registry(command)) => return registry::run(command).await,
         Some(Command::Audit(command)) => return audit::run(command).await,
+        Some(Command::Keys(command)) => keys::run(command).await?,
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::command(), "llmdeck", &mut std::io::stdout());
         }

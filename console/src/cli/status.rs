@@ -13,7 +13,7 @@ use super::rollout::rollout_json;
 use super::{CliError, Common};
 use crate::clock::unix_ms;
 use crate::link::{LinkError, LinkEvent, dial};
-use crate::model::{DeploymentKey, Model, Percentiles, Window};
+use crate::model::{Bucket, DeploymentKey, Model, Percentiles, Window};
 use crate::view::{WINDOW, milliseconds, percent, state_word};
 
 /// A little more than the window of the tables.
@@ -40,7 +40,12 @@ pub(super) async fn run(arguments: StatusArguments) -> Result<(), CliError> {
     let frames = client.watch(WatchRequest { interval_ms: 0 }).await.map_err(LinkError::from)?;
     let mut frames = frames.into_inner();
     while let Some(frame) = frames.message().await.map_err(LinkError::from)? {
+        // The first look at a server without an agent says nothing of what happens there.
+        let first_look = frame.interval_ms == 0 && frame.agent_version.is_empty() && frame.alerts.is_empty();
         model.apply(0, LinkEvent::Frame(Box::new(frame)));
+        if first_look {
+            continue;
+        }
         if common.json {
             print_json(&status(&model))?;
         } else {
@@ -123,6 +128,12 @@ fn revision(revision: &Revision, window: &Window) -> Value {
     value["model"] = revision.model.as_str().into();
     value["model_digest"] = revision.model_digest.as_str().into();
     value["in_flight"] = revision.in_flight.into();
+    value["server"] = revision.server.as_ref().map_or(Value::Null, |server| {
+        json!({
+            "kind": server.kind, "running": server.running, "waiting": server.waiting,
+            "kv_used_share": server.kv_used_share,
+        })
+    });
     value["quality"] = json!({
         "golden_score": quality.golden_score, "golden_low": quality.golden_low, "golden_high": quality.golden_high,
         "golden_exact_match": quality.golden_exact_match, "golden_prompts": quality.golden_prompts,
@@ -132,18 +143,23 @@ fn revision(revision: &Revision, window: &Window) -> Value {
 }
 
 fn figures(window: &Window) -> Value {
-    let latency = |distribution| {
-        Percentiles::of(distribution).map(|percentiles| {
-            let ms = |us: u64| us as f64 / 1_000.0;
-            json!({ "p50": ms(percentiles.p50), "p95": ms(percentiles.p95), "p99": ms(percentiles.p99) })
+    let latency = |percentiles: Option<Percentiles>| {
+        let ms = |us: u64| us as f64 / 1_000.0;
+        percentiles.map(|Percentiles { p50, p95, p99, buckets }| {
+            let mut value = json!({ "p50": ms(p50), "p95": ms(p95), "p99": ms(p99) });
+            if let Some(buckets) = buckets {
+                let ends = buckets.map(|Bucket { low, high }| json!([ms(low), high.map(ms)]));
+                value["buckets"] = json!(ends);
+            }
+            value
         })
     };
     json!({
         "window_s": window.seconds, "requests": window.total.ok, "requests_failed": window.total.failed,
         "requests_per_s": window.requests_per_s(), "tokens_per_s": window.tokens_per_s(),
         "error_share": window.error_share(),
-        "ttft_ms": latency(&window.total.ttft), "itl_ms": latency(&window.total.itl),
-        "e2e_ms": latency(&window.total.e2e),
+        "ttft_ms": latency(window.total.ttft_percentiles()), "itl_ms": latency(window.total.itl_percentiles()),
+        "e2e_ms": latency(window.total.e2e_percentiles()),
     })
 }
 
@@ -165,10 +181,13 @@ fn page(model: &Model) -> io::Result<()> {
     let cpu = cpu.map_or_else(|| "-".to_owned(), percent);
     writeln!(
         io::stdout(),
-        "{}  {} GPUs  CPU {cpu}  agent {}",
+        "{}  {} GPUs  CPU {cpu}  {}",
         frame.node,
         frame.gpus.len(),
-        frame.agent_version
+        match frame.agent_version.as_str() {
+            "" => "no agent: the server's own metrics".to_owned(),
+            version => format!("agent {version}"),
+        }
     )?;
     for alert in &frame.alerts {
         writeln!(io::stdout(), "! {}: {}", alert.subject, alert.text)?;
@@ -182,8 +201,10 @@ fn page(model: &Model) -> io::Result<()> {
             let window = model.series(&key).map(|series| series.window(WINDOW, None)).unwrap_or_default();
             let stable = deployment.revisions.iter().find(|known| known.number == deployment.stable_revision);
             let score = stable.and_then(|known| known.quality).and_then(|quality| quality.golden_score);
-            let ttft = Percentiles::of(&window.total.ttft)
-                .map(|ttft| format!("{} / {}", milliseconds(ttft.p50), milliseconds(ttft.p99)));
+            let ttft = window.total.ttft_percentiles().map(|ttft| {
+                let about = if ttft.buckets.is_some() { "~" } else { "" };
+                format!("{about}{} / {about}{}", milliseconds(ttft.p50), milliseconds(ttft.p99))
+            });
             vec![
                 format!("{}@{}", deployment.name, deployment.stable_revision),
                 stable.map_or_else(missing, |known| known.model.clone()),

@@ -90,6 +90,7 @@ impl Demo {
             data_dir: folder.path().join("data"),
             socket: folder.path().join("agent.sock"),
             http: ([127, 0, 0, 1], 0).into(),
+            grpc: None,
             nvml_library: std::env::var_os("LLMDECK_NVML_LIBRARY"),
         })
         .await?;

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use super::credentials::client_config;
+use super::scraped;
 use super::target::Target;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
@@ -48,7 +53,18 @@ async fn connect(target: &Target) -> io::Result<Box<dyn Stream>> {
             Ok(Box::new(stream))
         }
         Target::Ssh { destination } => Ok(Box::new(Ssh::connect(destination).await?)),
+        Target::Http { url } => Ok(Box::new(scraped::connect(url)?)),
+        Target::Https { host, port } => Ok(Box::new(secured(host, *port).await?)),
     }
+}
+
+async fn secured(host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
+    let config = client_config(host)?;
+    let explain = |error: io::Error| io::Error::new(error.kind(), format!("https://{host}:{port}: {error}"));
+    let stream = TcpStream::connect((host, port)).await.map_err(explain)?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other).map_err(explain)?;
+    TlsConnector::from(config).connect(name, stream).await.map_err(explain)
 }
 
 /// A running `ssh`; killed when dropped.

@@ -39,6 +39,9 @@ impl From<Status> for LinkError {
             | Code::FailedPrecondition
             | Code::Aborted
             | Code::ResourceExhausted => Self::Refused(status.message().to_owned()),
+            Code::Unimplemented if status.message().is_empty() => Self::Wrong(
+                "what answers there cannot do this: it is a server without an agent, which can only be looked at, or an older agent".into(),
+            ),
             Code::InvalidArgument | Code::NotFound | Code::Unimplemented => {
                 Self::Wrong(status.message().to_owned())
             }

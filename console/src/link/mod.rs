@@ -1,7 +1,10 @@
-//! The way to agents: addresses, connections that come back by themselves, and what their errors mean.
+//! The way to agents, and to servers without one: addresses, connections that come back by themselves, and what their errors
+//! mean.
 
+mod credentials;
 mod dial;
 mod error;
+mod scraped;
 mod target;
 mod watch;
 

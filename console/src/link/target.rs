@@ -12,20 +12,37 @@ pub enum Target {
         /// `user@host`, or a name of the ssh configuration.
         destination: String,
     },
+    /// Over TLS, with the certificates in the user's configuration folder.
+    Https {
+        /// A name or an address, as the agent's certificate has it.
+        host: String,
+        /// Where the agent's `--grpc` listens.
+        port: u16,
+    },
+    /// Another server without an agent, whose own metrics are read.
+    Http {
+        /// `http://host:port`.
+        url: String,
+    },
 }
 
 /// An address that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// No known scheme.
-    #[error("address {0:?} is not understood; use unix:PATH or ssh://user@host")]
+    #[error(
+        "address {0:?} is not understood; use unix:PATH, ssh://user@host, https://host:port, or http://host:port of a server without an agent"
+    )]
     Unknown(String),
     /// Nothing behind the scheme.
     #[error("address {0:?} names no place")]
     Empty(String),
     /// It would be taken for an option of ssh.
-    #[error("address {0:?}: a host name cannot begin with a dash or hold white space")]
+    #[error("address {0:?}: a host name cannot begin with a dash or hold white space, / or @")]
     Host(String),
+    /// Without a port that is a number.
+    #[error("address {0:?} must name a port: https://host:port, as the agent's --grpc has it")]
+    Port(String),
 }
 
 impl Target {
@@ -53,6 +70,25 @@ impl FromStr for Target {
             }
             return Ok(Self::Ssh { destination: destination.to_owned() });
         }
+        if let Some(place) = text.strip_prefix("https://") {
+            let place = place.trim_end_matches('/');
+            empty(place)?;
+            let no_port = || TargetError::Port(text.to_owned());
+            let (host, port) = place.rsplit_once(':').ok_or_else(no_port)?;
+            let port = port.parse().map_err(|_| no_port())?;
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            if host.is_empty() || host.contains(['/', '@']) || host.contains(char::is_whitespace) {
+                return Err(TargetError::Host(text.to_owned()));
+            }
+            return Ok(Self::Https { host, port });
+        }
+        if let Some(place) = text.strip_prefix("http://") {
+            empty(place)?;
+            if place.contains(char::is_whitespace) {
+                return Err(TargetError::Host(text.to_owned()));
+            }
+            return Ok(Self::Http { url: text.trim_end_matches('/').to_owned() });
+        }
         Err(TargetError::Unknown(text.to_owned()))
     }
 }
@@ -62,6 +98,9 @@ impl fmt::Display for Target {
         match self {
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
             Self::Ssh { destination } => write!(formatter, "ssh://{destination}"),
+            Self::Http { url } => write!(formatter, "{url}"),
+            Self::Https { host, port } if host.contains(':') => write!(formatter, "https://[{host}]:{port}"),
+            Self::Https { host, port } => write!(formatter, "https://{host}:{port}"),
         }
     }
 }
@@ -72,7 +111,14 @@ mod tests {
 
     #[test]
     fn addresses_survive_being_written_and_what_is_not_one_is_refused() {
-        for text in ["unix:/run/llmdeck/agent.sock", "ssh://root@gpu-01", "ssh://gpu-01:2222"] {
+        for text in [
+            "unix:/run/llmdeck/agent.sock",
+            "ssh://root@gpu-01",
+            "ssh://gpu-01:2222",
+            "https://gpu-01:8443",
+            "https://[::1]:8443",
+            "http://127.0.0.1:8000",
+        ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
         assert_eq!("gpu-01".parse::<Target>(), Err(TargetError::Unknown("gpu-01".into())));
@@ -80,6 +126,7 @@ mod tests {
             "ssh://-oProxyCommand=x".parse::<Target>(),
             Err(TargetError::Host("ssh://-oProxyCommand=x".into()))
         );
+        assert_eq!("https://gpu-01".parse::<Target>(), Err(TargetError::Port("https://gpu-01".into())));
         assert_eq!("unix:".parse::<Target>(), Err(TargetError::Empty("unix:".into())));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use llmdeck_proto::v1::{Alert, Deployment, Event, Frame, Rollout};
 
 pub use series::{
-    DeploymentPoint, GpuPoint, HostPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Timed, Window,
+    Bucket, DeploymentPoint, GpuPoint, HostPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Timed, Window,
 };
 
 /// Most events kept, over all nodes.

@@ -1,8 +1,8 @@
 use std::collections::VecDeque;
-
-use llmdeck_proto::v1::{Deployment, Gpu, Histogram, Host, Revision};
+use std::sync::Arc;
 
 use llmdeck_proto::sparse::SparseHistogram;
+use llmdeck_proto::v1::{CoarseLatency, Deployment, Gpu, Histogram, Host, Revision};
 
 /// Points kept of each series: ten minutes at one a second.
 const MOST_POINTS: usize = 600;
@@ -69,16 +69,33 @@ pub struct Percentiles {
     pub p95: u64,
     /// 99th.
     pub p99: u64,
+    /// Where another server counted in buckets: the ones that the three lie in. They are estimates then.
+    pub buckets: Option<[Bucket; 3]>,
+}
+
+/// What is surely known of a percentile that another server counted, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// It is above this.
+    pub low: u64,
+    /// And not above this; `None` when the server has no higher bound.
+    pub high: Option<u64>,
 }
 
 impl Percentiles {
-    /// `None` when nothing was counted.
-    pub fn of(histogram: &SparseHistogram) -> Option<Self> {
-        Some(Self {
-            p50: histogram.quantile(0.5)?,
-            p95: histogram.quantile(0.95)?,
-            p99: histogram.quantile(0.99)?,
-        })
+    /// `None` when nothing was counted. `bounds_us` are those of the buckets that it was counted in; none where every
+    /// value was measured.
+    pub fn of(histogram: &SparseHistogram, bounds_us: &[u64]) -> Option<Self> {
+        let (p50, p95, p99) =
+            (histogram.quantile(0.5)?, histogram.quantile(0.95)?, histogram.quantile(0.99)?);
+        let bucket = |value: u64| {
+            // A quantile is its histogram bucket's highest value, a thousandth above what was put in.
+            let at = bounds_us.partition_point(|bound| bound + bound / 1_000 < value);
+            let low = at.checked_sub(1).and_then(|below| bounds_us.get(below)).copied().unwrap_or(0);
+            Bucket { low, high: bounds_us.get(at).copied() }
+        };
+        let buckets = (!bounds_us.is_empty()).then(|| [p50, p95, p99].map(bucket));
+        Some(Self { p50, p95, p99, buckets })
     }
 }
 
@@ -111,6 +128,8 @@ pub struct DeploymentPoint {
 pub struct RevisionPoint {
     /// Its number.
     pub number: u32,
+    /// Bounds of the buckets that another server counted in.
+    pub coarse: Option<Arc<CoarseLatency>>,
     /// Arrival to first token.
     pub ttft: SparseHistogram,
     /// Between two tokens.
@@ -158,7 +177,7 @@ impl DeploymentPoint {
             time_unix_ms,
             interval_ms,
             stable_revision: deployment.stable_revision,
-            ttft: Percentiles::of(&ttft),
+            ttft: Percentiles::of(&ttft, bounds(&revisions, |coarse| &coarse.ttft_us)),
             golden_score: stable.and_then(|known| known.quality).and_then(|quality| quality.golden_score),
             revisions,
             queue_depth: deployment.queue_depth,
@@ -168,12 +187,33 @@ impl DeploymentPoint {
     }
 }
 
+fn bounds(revisions: &[RevisionPoint], of: fn(&CoarseLatency) -> &Vec<u64>) -> &[u64] {
+    let coarse = revisions.iter().find_map(|revision| revision.coarse.as_deref());
+    coarse.map_or(&[], |coarse| of(coarse))
+}
+
 impl RevisionPoint {
+    /// Of arrival to first token.
+    pub fn ttft_percentiles(&self) -> Option<Percentiles> {
+        Percentiles::of(&self.ttft, bounds(std::slice::from_ref(self), |coarse| &coarse.ttft_us))
+    }
+
+    /// Of the time between two tokens.
+    pub fn itl_percentiles(&self) -> Option<Percentiles> {
+        Percentiles::of(&self.itl, bounds(std::slice::from_ref(self), |coarse| &coarse.itl_us))
+    }
+
+    /// Of arrival to last byte.
+    pub fn e2e_percentiles(&self) -> Option<Percentiles> {
+        Percentiles::of(&self.e2e, bounds(std::slice::from_ref(self), |coarse| &coarse.e2e_us))
+    }
+
     fn of(revision: &Revision) -> Self {
         let counters = revision.counters.unwrap_or_default();
         let quality = revision.quality.unwrap_or_default();
         Self {
             number: revision.number,
+            coarse: revision.coarse.clone().map(Arc::new),
             ttft: decoded(revision.ttft_us.as_ref()),
             itl: decoded(revision.itl_us.as_ref()),
             e2e: decoded(revision.e2e_us.as_ref()),
@@ -229,6 +269,7 @@ impl Series<DeploymentPoint> {
             seconds: points().map(|point| f64::from(point.interval_ms) / 1_000.0).sum(),
             total: RevisionPoint {
                 number: revision.unwrap_or(0),
+                coarse: parts.iter().rev().find_map(|part| part.coarse.clone()),
                 ttft: SparseHistogram::merged(parts.iter().map(|part| &part.ttft)),
                 itl: SparseHistogram::merged(parts.iter().map(|part| &part.itl)),
                 e2e: SparseHistogram::merged(parts.iter().map(|part| &part.e2e)),

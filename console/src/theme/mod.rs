@@ -77,6 +77,8 @@ pub struct Symbols {
     pub lines: [&'static str; 3],
     /// The best guess within an interval.
     pub estimate: &'static str,
+    /// In front of what is not known exactly.
+    pub about: &'static str,
     /// The text cursor of a field.
     pub cursor: &'static str,
     /// Points of a plotted line are braille.
@@ -100,6 +102,7 @@ const UNICODE: Symbols = Symbols {
     ellipsis: "…",
     lines: ["⠤", "⠶", "⠿"],
     estimate: "•",
+    about: "≈",
     cursor: "▏",
     braille: true,
 };
@@ -121,6 +124,7 @@ const ASCII: Symbols = Symbols {
     ellipsis: "~",
     lines: [".", "o", "#"],
     estimate: "o",
+    about: "~",
     cursor: "_",
     braille: false,
 };

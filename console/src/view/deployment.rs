@@ -4,12 +4,14 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::dialog::progress_line;
-use super::fleet::{mark, pair};
+use super::fleet::{mark, pair, queue};
 use super::format::{bytes, milliseconds, model_name, percent, rate};
 use super::pen::{Cell, Column, Pen};
 use super::{View, WINDOW};
 use crate::app::{Health, deployment_health};
-use crate::model::{DeploymentKey, DeploymentPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Window};
+use crate::model::{
+    Bucket, DeploymentKey, DeploymentPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Window,
+};
 use crate::theme::Tone;
 use crate::widget::{Line, heatmap, log_rows, plot, sparkline};
 
@@ -106,8 +108,15 @@ fn figures(view: &View<'_>, deployment: &Deployment, window: &Window) -> String 
         format!("{} tok/s", figure(window.tokens_per_s().map(rate))),
         format!("{} errors", figure(window.error_share().map(percent))),
         format!("{in_flight} running"),
-        format!("{}/{} queued", deployment.queue_depth, deployment.queue_limit),
+        format!("{} queued", queue(deployment)),
     ];
+    let servers = deployment.revisions.iter().filter_map(|revision| revision.server.as_ref());
+    // What waits with a server behind an agent is in no queue of the agent's.
+    for server in servers.filter(|_| deployment.queue_limit > 0) {
+        if let (Some(running), Some(waiting)) = (server.running, server.waiting) {
+            parts.push(format!("{}: {running} running, {waiting} waiting", server.kind));
+        }
+    }
     if deployment.rejected_total > 0 {
         parts.push(format!("{} turned away", deployment.rejected_total));
     }
@@ -126,6 +135,22 @@ fn figures(view: &View<'_>, deployment: &Deployment, window: &Window) -> String 
     parts.join("   ")
 }
 
+/// How much of a cache is used: bytes of ours, a share of another server's.
+fn cache(revision: &Revision) -> String {
+    let share = revision.server.as_ref().and_then(|server| server.kv_used_share);
+    share.map_or_else(|| bytes(revision.kv_used_bytes), percent)
+}
+
+/// What is surely known of percentiles that another server counted in buckets.
+fn buckets(percentiles: Percentiles) -> Option<String> {
+    let [median, _, high] = percentiles.buckets?;
+    let text = |Bucket { low, high }: Bucket| match high {
+        Some(high) => format!("{}-{}", milliseconds(low), milliseconds(high)),
+        None => format!("above {}", milliseconds(low)),
+    };
+    Some(format!(": p50 in {}, p99 in {}, the server's buckets", text(median), text(high)))
+}
+
 /// From a little below the least p50 to a little above the greatest p99 and the objective.
 fn scale(points: &[&DeploymentPoint], objective: Option<u64>) -> Option<(f64, f64)> {
     let known = || points.iter().filter_map(|point| point.ttft);
@@ -140,7 +165,9 @@ fn percentiles(
     series: &Series<DeploymentPoint>,
     pen: &mut Pen<'_>,
 ) {
-    pen.rule(0, &format!("TTFT p50 p95 p99 over {SMOOTHED} intervals, ms"));
+    let newest = series.last(SMOOTHED).rev().find_map(|point| point.ttft);
+    let about = newest.and_then(buckets).unwrap_or_default();
+    pen.rule(0, &format!("TTFT p50 p95 p99 over {SMOOTHED} intervals, ms{about}"));
     let height = pen.area.height.saturating_sub(2);
     let width = pen.area.width.saturating_sub(AXIS + 1);
     let points: Vec<&DeploymentPoint> = series.last(width.into()).collect();
@@ -262,7 +289,7 @@ fn revision_cells(view: &View<'_>, key: &DeploymentKey, revision: &Revision, wid
         (model_name(&revision.model).to_owned(), Tone::Plain),
         (state, if revision.state() == State::Failed { Tone::Bad } else { Tone::Plain }),
         (window.requests_per_s().map_or_else(missing, rate), Tone::Plain),
-        (pair(Percentiles::of(&window.total.ttft), symbols), Tone::Plain),
+        (pair(window.total.ttft_percentiles(), symbols), Tone::Plain),
         (window.tokens_per_s().map_or_else(missing, rate), Tone::Plain),
         (
             errors.map_or_else(missing, percent),
@@ -272,10 +299,10 @@ fn revision_cells(view: &View<'_>, key: &DeploymentKey, revision: &Revision, wid
     ];
     if wide {
         cells.extend([
-            (pair(Percentiles::of(&window.total.itl), symbols), Tone::Plain),
+            (pair(window.total.itl_percentiles(), symbols), Tone::Plain),
             (revision.in_flight.to_string(), Tone::Plain),
             (revision.batch_size.to_string(), Tone::Plain),
-            (bytes(revision.kv_used_bytes), Tone::Plain),
+            (cache(revision), Tone::Plain),
             (window.remembered_share().map_or_else(missing, percent), Tone::Plain),
             (window.guessed_right_share().map_or_else(missing, percent), Tone::Plain),
             (window.total.preemptions.to_string(), Tone::Plain),

@@ -1,4 +1,4 @@
-use llmdeck_proto::v1::Frame;
+use llmdeck_proto::v1::{Deployment, Frame};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -118,7 +118,7 @@ fn deployment_cells(view: &View<'_>, key: &DeploymentKey, wide: bool) -> Vec<Cel
     let error_share = window.error_share();
     let deployment = view.model.deployment(key);
     let objective = deployment.and_then(|deployment| deployment.objective_ttft_p99_us);
-    let ttft = Percentiles::of(&window.total.ttft);
+    let ttft = window.total.ttft_percentiles();
     let slow = ttft.zip(objective).is_some_and(|(ttft, objective)| ttft.p99 > objective);
     let plain = |text: Option<String>| (text.unwrap_or_else(missing), Tone::Plain);
     let mut cells = vec![
@@ -136,22 +136,30 @@ fn deployment_cells(view: &View<'_>, key: &DeploymentKey, wide: bool) -> Vec<Cel
     ];
     if wide {
         let node = view.model.nodes.get(key.node).map_or("", |node| node.name());
-        let queue =
-            deployment.map(|deployment| format!("{}/{}", deployment.queue_depth, deployment.queue_limit));
         cells.extend([
             (node.to_owned(), Tone::Plain),
-            (pair(Percentiles::of(&window.total.itl), symbols), Tone::Plain),
-            plain(queue),
+            (pair(window.total.itl_percentiles(), symbols), Tone::Plain),
+            plain(deployment.map(queue)),
         ]);
     }
     cells
+}
+
+/// `3/256`; what has no limit that is known has none.
+pub(super) fn queue(deployment: &Deployment) -> String {
+    match deployment.queue_limit {
+        0 => deployment.queue_depth.to_string(),
+        limit => format!("{}/{limit}", deployment.queue_depth),
+    }
 }
 
 /// `84 / 2310`
 pub(super) fn pair(percentiles: Option<Percentiles>, symbols: &Symbols) -> String {
     match percentiles {
         Some(percentiles) => {
-            format!("{} / {:>5}", milliseconds(percentiles.p50), milliseconds(percentiles.p99))
+            let about = if percentiles.buckets.is_some() { symbols.about } else { "" };
+            let (p50, p99) = (milliseconds(percentiles.p50), milliseconds(percentiles.p99));
+            format!("{about}{p50} / {:>5}", format!("{about}{p99}"))
         }
         None => symbols.missing.to_owned(),
     }

@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -51,6 +51,20 @@ struct Arguments {
     /// Starts a child of its own, which sleeps.
     #[arg(long)]
     grandchild: bool,
+    /// Tells metrics by the names of this server: vllm, sglang, llamacpp or tgi.
+    #[arg(long)]
+    metrics: Option<String>,
+    /// Can be sent to sleep as vLLM can; asleep it answers nobody.
+    #[arg(long)]
+    sleeps: bool,
+}
+
+/// What it has done.
+#[derive(Default)]
+struct Done {
+    asked: AtomicU64,
+    answered: AtomicU64,
+    asleep: AtomicBool,
 }
 
 fn main() {
@@ -66,15 +80,15 @@ fn main() {
         std::thread::spawn(move || child.wait());
     }
     (0..arguments.flood).for_each(|line| println!("line {line} of a flood"));
-    let asked = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(Done::default());
     for stream in TcpListener::bind(("127.0.0.1", arguments.port)).unwrap().incoming() {
-        let (arguments, asked) = (Arc::clone(&arguments), Arc::clone(&asked));
+        let (arguments, done) = (Arc::clone(&arguments), Arc::clone(&done));
         // A client that goes away ends its connection, nothing else.
-        std::thread::spawn(move || drop(serve(stream.unwrap(), &arguments, &asked)));
+        std::thread::spawn(move || drop(serve(stream.unwrap(), &arguments, &done)));
     }
 }
 
-fn serve(mut stream: TcpStream, arguments: &Arguments, asked: &AtomicU64) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, arguments: &Arguments, done: &Done) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let (mut first, mut length) = (String::new(), 0);
     reader.read_line(&mut first)?;
@@ -94,7 +108,73 @@ fn serve(mut stream: TcpStream, arguments: &Arguments, asked: &AtomicU64) -> std
         "/health" if arguments.never_ready => answer(&mut stream, 503, &json!({})),
         "/health" => answer(&mut stream, 200, &json!({})),
         "/v1/models" => answer(&mut stream, 200, &json!({ "data": [{ "id": "scripted" }] })),
-        _ => complete(&mut stream, &body, arguments, asked.fetch_add(1, Ordering::SeqCst) + 1),
+        "/metrics" if arguments.metrics.is_some() => {
+            let text = metrics(arguments.metrics.as_deref().unwrap_or_default(), done);
+            let length = text.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 x\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"
+            )
+        }
+        "/metrics" => answer(&mut stream, 404, &json!({})),
+        "/is_sleeping" if arguments.sleeps => {
+            answer(&mut stream, 200, &json!({ "is_sleeping": done.asleep.load(Ordering::SeqCst) }))
+        }
+        "/sleep?level=1" | "/wake_up" if arguments.sleeps => {
+            done.asleep.store(path != "/wake_up", Ordering::SeqCst);
+            answer(&mut stream, 200, &json!({}))
+        }
+        "/is_sleeping" | "/api/ps" => answer(&mut stream, 404, &json!({})),
+        _ if done.asleep.load(Ordering::SeqCst) => answer(&mut stream, 503, &json!({ "message": "asleep" })),
+        _ => {
+            let outcome =
+                complete(&mut stream, &body, arguments, done.asked.fetch_add(1, Ordering::SeqCst) + 1);
+            done.answered.fetch_add(1, Ordering::SeqCst);
+            outcome
+        }
+    }
+}
+
+/// As if every answer had taken between 80 and 160 ms to its first token, and had eight of them.
+fn metrics(dialect: &str, done: &Done) -> String {
+    let (asked, answered) = (done.asked.load(Ordering::SeqCst), done.answered.load(Ordering::SeqCst));
+    let running = asked - answered;
+    let tokens = answered * 8;
+    let ttft = |name: &str, labels: &str| {
+        let bucket = |bound: &str, count: u64| format!("{name}_bucket{{le=\"{bound}\"{labels}}} {count}\n");
+        bucket("0.08", 0) + &bucket("0.16", answered) + &bucket("0.32", answered) + &bucket("+Inf", answered)
+    };
+    match dialect {
+        "vllm" => {
+            let labels = "engine=\"0\",model_name=\"scripted\"";
+            format!(
+                "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{{{labels}}} {running}.0\n\
+                 vllm:num_requests_waiting{{{labels}}} 3.0\nvllm:kv_cache_usage_perc{{{labels}}} 0.25\n\
+                 vllm:prefix_cache_queries_total{{{labels}}} {asked}0.0\n\
+                 vllm:prefix_cache_hits_total{{{labels}}} {asked}.0\n\
+                 vllm:generation_tokens_total{{{labels}}} {tokens}.0\n\
+                 vllm:request_success_total{{finished_reason=\"stop\",{labels}}} {answered}.0\n{}",
+                ttft("vllm:time_to_first_token_seconds", &format!(",{labels}"))
+            )
+        }
+        "sglang" => {
+            let labels = "model_name=\"scripted\"";
+            format!(
+                "sglang:num_running_reqs{{{labels}}} {running}\nsglang:num_queue_reqs{{{labels}}} 3\n\
+                 sglang:token_usage{{{labels}}} 0.25\nsglang:generation_tokens_total{{{labels}}} {tokens}\n\
+                 sglang:num_requests_total{{{labels}}} {answered}\n{}",
+                ttft("sglang:time_to_first_token_seconds", &format!(",{labels}"))
+            )
+        }
+        "tgi" => format!(
+            "tgi_batch_current_size {running}\ntgi_queue_size 3\ntgi_request_success {answered}\n\
+             tgi_request_generated_tokens_sum {tokens}\n{}",
+            ttft("tgi_request_duration", "")
+        ),
+        _ => format!(
+            "llamacpp:requests_processing {running}\nllamacpp:requests_deferred 3\n\
+             llamacpp:kv_cache_usage_ratio 0.25\nllamacpp:tokens_predicted_total {tokens}\n"
+        ),
     }
 }
 

@@ -50,6 +50,11 @@ enum Value {
 }
 
 impl Header {
+    /// How many tensors there are.
+    pub(crate) fn count(&self) -> usize {
+        self.tensors.len()
+    }
+
     /// Reads the header; `bytes` is the file's length.
     ///
     /// # Errors
@@ -92,7 +97,8 @@ impl Header {
             place.offset = place
                 .offset
                 .checked_add(start)
-                .ok_or_else(|| format!("tensor {name:?} starts beyond any file"))?;
+                .filter(|offset| *offset <= bytes)
+                .ok_or_else(|| format!("tensor {name:?} starts beyond the file's end; fetch it again"))?;
         }
         Ok(header)
     }

@@ -7,6 +7,7 @@ use llmdeck_proto::v1::BenchRequest;
 use serde_json::{Value, json};
 
 use super::target;
+use crate::cli::span::span;
 use crate::cli::{CliError, Common};
 
 const MOST_RATE_PER_S: f64 = 1_000_000.0;
@@ -45,13 +46,13 @@ pub(in crate::cli) struct BenchArguments {
     #[arg(long, default_value = "poisson")]
     arrivals: String,
     /// Measured time, such as 30s or 2m.
-    #[arg(long, value_parser = duration, default_value = "30s")]
+    #[arg(long, value_parser = span, default_value = "30s")]
     duration: Duration,
     /// End after this many measured requests instead.
     #[arg(long)]
     requests: Option<u64>,
     /// Sent first, and not measured.
-    #[arg(long, value_parser = duration, default_value = "3s")]
+    #[arg(long, value_parser = span, default_value = "3s")]
     warm_up: Duration,
     /// How often it is all done; the runs are pooled.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -78,7 +79,7 @@ pub(in crate::cli) struct BenchArguments {
     #[arg(long, value_name = "LIMITS", value_parser = objectives)]
     objective: Option<Objectives>,
     /// A request that takes longer has failed.
-    #[arg(long, value_parser = duration, default_value = "60s")]
+    #[arg(long, value_parser = span, default_value = "60s")]
     patience: Duration,
     /// Requests under way at once; one that is due beyond it has failed.
     #[arg(long, default_value_t = 10_000)]
@@ -255,30 +256,12 @@ impl BenchArguments {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time; give 500ms, 30s, 2m or 1h");
-    let unit_at = text.find(|sign: char| sign.is_ascii_alphabetic()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(unit_at);
-    let seconds = match unit {
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(number * seconds)
-        .ok()
-        .filter(|time| time.as_secs() <= 86_400)
-        .ok_or_else(wrong)
-}
-
 fn objectives(text: &str) -> Result<Objectives, String> {
     let mut objectives = Objectives::default();
     for part in text.split(',') {
         let (name, limit) =
             part.split_once('=').ok_or_else(|| format!("{part:?}: give ttft=200ms, tpot=50ms or e2e=5s"))?;
-        let limit = Some(duration(limit)?);
+        let limit = Some(span(limit)?);
         match name.trim() {
             "ttft" => objectives.ttft = limit,
             "tpot" => objectives.tpot = limit,
@@ -339,12 +322,10 @@ fn rates(text: &str) -> Result<Vec<f64>, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{arrivals, duration, objectives, rates};
+    use super::{arrivals, objectives, rates};
 
     #[test]
-    fn times_rates_and_limits_are_read() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+    fn rates_and_limits_are_read() {
         let sweep = rates("1..8:4").unwrap();
         assert!(
             sweep.iter().zip([1.0, 2.0, 4.0, 8.0]).all(|(rate, wanted)| (rate - wanted).abs() < 1e-9),
@@ -356,8 +337,6 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_what_would_be_right() {
-        assert!(duration("30").unwrap_err().contains("30s"));
-        assert!(duration("99h").is_err());
         assert!(rates("8..1").unwrap_err().contains("1..64:7"));
         assert!(objectives("latency=1s").unwrap_err().contains("ttft"));
         assert!(arrivals("gamma:x").unwrap_err().contains("gamma:2"));

@@ -1,0 +1,186 @@
+//! Beyond loopback: certificates, who they name, and what is refused.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, wait_for};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+fn pki(arguments: &[&str], folder: &Path, names: &[&str]) -> Output {
+    let mut command = Command::new(&binaries().agent);
+    command.arg("pki").args(arguments).arg(folder).args(names).output().unwrap()
+}
+
+/// An authority, a node's certificate and those of two operators.
+fn authority() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for made in [
+        pki(&["authority"], path, &[]),
+        pki(&["node"], path, &["localhost", "127.0.0.1"]),
+        pki(&["client"], path, &["alice@example.org"]),
+        pki(&["client"], path, &["spiffe://example.org/ops/bob"]),
+    ] {
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    folder
+}
+
+fn config(access: &str) -> String {
+    let tls = "[tls]\ncertificate = \"node.pem\"\nkey = \"node.key\"\nclient_authority = \"authority.pem\"\n";
+    ASSISTANT.replace("[[deployment]]", &format!("{tls}{access}[[deployment]]"))
+}
+
+fn agent(access: &str) -> AgentProcess {
+    AgentProcess::start_as(authority(), &config(access), &[], &["--grpc", "127.0.0.1:0"])
+}
+
+/// The console with the certificate of one operator; `None` has none.
+fn llmdeck(agent: &AgentProcess, operator: Option<&str>, arguments: &[&str]) -> Output {
+    let credentials = tempfile::tempdir().unwrap();
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(agent.folder().join(from), credentials.path().join(to)).unwrap();
+    };
+    copy("authority.pem", "authority.pem");
+    if let Some(operator) = operator {
+        copy(&format!("{operator}.pem"), "client.pem");
+        copy(&format!("{operator}.key"), "client.key");
+    }
+    let target = format!("https://{}", agent.grpc());
+    let mut command = Command::new(&binaries().console);
+    command.args(arguments).args(["--target", &target]).env("LLMDECK_CREDENTIALS", credentials.path());
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// One request over TLS, as any client would make it.
+async fn https(agent: &AgentProcess, request: &str) -> std::io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(agent.folder().join("authority.pem")).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(agent.http()).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    // A server may close without saying so.
+    let _ = stream.read_to_string(&mut answer).await;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_name_operators_and_roles_are_theirs() {
+    let agent = agent(
+        "[[access]]\nrole = \"operator\"\ncertificates = [\"alice@example.org\"]\n\
+         [[access]]\nrole = \"viewer\"\ncertificates = [\"spiffe://example.org/ops/bob\"]\n",
+    );
+    let (alice, bob) = (Some("alice@example.org"), Some("example.org-ops-bob"));
+    let status = llmdeck(&agent, bob, &["status"]);
+    assert!(status.status.success() && words(&status).contains("assistant"), "{}", words(&status));
+    let deploy = ["deploy", "assistant", "--model", "assistant-worse", "--dry-run"];
+    wait_for("alice may plan", async || llmdeck(&agent, alice, &deploy).status.success().then_some(())).await;
+    let refused = llmdeck(&agent, bob, &deploy);
+    assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
+    assert!(words(&refused).contains("certificate:spiffe://example.org/ops/bob may not do this"));
+    let audit = std::fs::read_to_string(agent.folder().join("data/audit.jsonl")).unwrap();
+    assert!(audit.contains("\"operator\":\"certificate:spiffe://example.org/ops/bob\",\"uid\":null"), "{audit}");
+
+    let stranger = llmdeck(&agent, None, &["status"]);
+    assert_eq!(stranger.status.code(), Some(4));
+    assert!(words(&stranger).contains("client.pem"), "{}", words(&stranger));
+    let out = pki(&["client"], agent.folder(), &["eve@example.org"]);
+    assert!(out.status.success());
+    let eve = llmdeck(&agent, Some("eve@example.org"), &["status"]);
+    assert_eq!((eve.status.code(), words(&eve).contains("assistant")), (Some(3), false), "{}", words(&eve));
+    assert!(words(&eve).contains("refused"), "{}", words(&eve));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_another_authority_opens_nothing() {
+    let agent = agent("[[access]]\nrole = \"admin\"\ncertificates = [\"alice@example.org\"]\n");
+    let other = authority();
+    for name in ["alice@example.org.pem", "alice@example.org.key"] {
+        std::fs::copy(other.path().join(name), agent.folder().join(format!("forged-{name}"))).unwrap();
+    }
+    let forged = llmdeck(&agent, Some("forged-alice@example.org"), &["status"]);
+    assert_eq!((forged.status.code(), words(&forged).contains("assistant")), (Some(4), false));
+    assert!(llmdeck(&agent, Some("alice@example.org"), &["status"]).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_http_api_speaks_tls_and_slow_callers_hold_up_nobody() {
+    let agent = agent("");
+    // As many half-open callers as a small attack has.
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(agent.http()).await.unwrap());
+    }
+    let body = json!({ "model": "assistant", "max_tokens": 4, "messages": [{ "role": "user", "content": "compute 1 + 1" }] })
+        .to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = wait_for("an answer over TLS", async || {
+        https(&agent, &request).await.ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))
+    })
+    .await;
+    assert!(answer.contains("chat.completion"), "{answer}");
+    let mut plain = TcpStream::connect(agent.http()).await.unwrap();
+    plain.write_all(b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let _ = plain.read_to_end(&mut said).await;
+    assert!(!String::from_utf8_lossy(&said).contains("assistant"));
+    drop(silent);
+}
+
+#[test]
+fn open_doors_are_refused_at_the_start_with_the_remedy() {
+    let folder = authority();
+    let run = |config: &str, arguments: &[&str]| {
+        std::fs::write(folder.path().join("llmdeck.toml"), config).unwrap();
+        let mut command = Command::new(&binaries().agent);
+        command.arg("run").arg("--config").arg(folder.path().join("llmdeck.toml"));
+        command.arg("--data-dir").arg(folder.path().join("data"));
+        command.arg("--listen").arg(folder.path().join("agent.sock")).args(arguments).output().unwrap()
+    };
+    let with_tls = config("");
+    for (config, arguments, remedy) in [
+        (ASSISTANT.to_owned(), ["--http", "0.0.0.0:0"], "[tls]"),
+        (ASSISTANT.to_owned(), ["--grpc", "127.0.0.1:0"], "[tls]"),
+        (format!("require_keys = false\n{with_tls}"), ["--http", "0.0.0.0:0"], "require_keys"),
+        (with_tls.replace("node.pem", "nonesuch.pem"), ["--http", "127.0.0.1:0"], "nonesuch.pem"),
+        (with_tls.replace("\"node.key\"", "\"authority.key\""), ["--http", "127.0.0.1:0"], "belong together"),
+        (with_tls.replace("\"node.key\"", "\"node.pem\""), ["--http", "127.0.0.1:0"], "node.pem"),
+    ] {
+        let refused = run(&config, &arguments);
+        assert_eq!(refused.status.code(), Some(1), "{}", words(&refused));
+        assert!(words(&refused).contains(remedy), "{remedy}: {}", words(&refused));
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let key = folder.path().join("node.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = run(&with_tls, &["--http", "127.0.0.1:0"]);
+    assert!(words(&refused).contains("chmod 600"), "{}", words(&refused));
+    let again = pki(&["authority"], folder.path(), &[]);
+    assert!(!again.status.success() && words(&again).contains("nothing was overwritten"), "{}", words(&again));
+    let wrong = pki(&["client"], folder.path(), &["alice"]);
+    assert!(words(&wrong).contains("email address"), "{}", words(&wrong));
+}
