@@ -249,3 +249,55 @@ async fn a_deployment_moves_from_our_engine_to_a_server_and_back() {
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{:?}", report.errors);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_of_itself_is_beside_what_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &["--metrics", "vllm"]));
+    answers(&agent).await;
+    let status = || {
+        let target = agent.target().to_string();
+        let output = std::process::Command::new(&binaries().console)
+            .args(["status", "--json", "--target", &target])
+            .output()
+            .unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let told = wait_for("the server's own metrics", async || {
+        let told = status()["deployments"][0]["revisions"][0]["server"].clone();
+        (!told.is_null()).then_some(told)
+    })
+    .await;
+    assert_eq!(
+        (&told["kind"], &told["waiting"], &told["kv_used_share"]),
+        (&json!("vLLM"), &json!(3), &json!(0.25))
+    );
+    let ttft = status()["deployments"][0]["ttft_ms"].clone();
+    assert!(ttft["buckets"].is_null(), "the agent measures each answer itself: {ttft}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_can_sleep_sleeps_and_is_woken_by_a_rollback() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &["--sleeps", "--word-ms", "5"]));
+    answers(&agent).await;
+    let channel = agent.channel();
+    let load = traffic(&agent, 40.0);
+    let second = backend(folder.path(), "second", &["--sleeps"]);
+    assert_eq!(change(&channel, deploy(&second), "newer").await.unwrap().state(), State::Done);
+    // Asleep it answers nobody; the plan of a rollback says that it has to be woken.
+    let rollback = || Action::Rollback { deployment: "chat".into(), to_revision: 1 };
+    let plan = wait_for("the standby sleeps", async || {
+        let dry = llmdeck_proto::v1::ActionContext { dry_run: true, ..context("look") };
+        let plan = request::act(channel.clone(), rollback(), dry).await.unwrap().plan.unwrap();
+        plan.effects[0].contains("stands by asleep").then_some(plan)
+    })
+    .await;
+    assert!(!plan.standby_ready);
+    let back = change(&channel, rollback(), "back").await.unwrap();
+    assert_eq!((back.state(), back.failed_requests), (State::Done, 0), "{}", back.detail);
+    assert_eq!(answers(&agent).await, "chat@1");
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{:?}", report.errors);
+    assert_eq!(children(&agent), 2, "both servers are still there");
+}

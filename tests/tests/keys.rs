@@ -47,7 +47,8 @@ async fn strangers_learn_nothing_and_owners_get_answers() {
     assert_eq!(send(&agent, "GET", "/readyz", "").json(), json!({ "ready": true }));
     assert_eq!(send(&agent, "GET", "/healthz", "").json(), json!({ "status": "alive" }));
 
-    let key = done(&agent, &["keys", "create", "app", "--deployment", "assistant", "--reason", "the new app"]);
+    let key =
+        done(&agent, &["keys", "create", "app", "--deployment", "assistant", "--reason", "the new app"]);
     assert_eq!(ask(&agent, &key, QUESTION).status, 200);
     let wrong = format!("{}0", &key[..key.len() - 1]);
     assert_eq!(ask(&agent, &wrong, QUESTION).status, if wrong == key { 200 } else { 401 });
@@ -88,7 +89,10 @@ async fn limits_hold_and_say_when_to_come_back() {
     assert_eq!((first.status, first.header("x-ratelimit-remaining-requests")), (200, "1"));
     assert_eq!(ask(&agent, &few, QUESTION).status, 200);
     let refused = ask(&agent, &few, QUESTION);
-    assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (429, json!("rate_limit_exceeded")));
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].clone()),
+        (429, json!("rate_limit_exceeded"))
+    );
     assert!((1..=30).contains(&refused.header("retry-after").parse::<u32>().unwrap()));
 
     let short = done(&agent, &["keys", "create", "short", "--tokens-per-day", "40"]);
@@ -141,9 +145,21 @@ async fn a_rotated_key_has_its_grace_and_an_expired_one_none() {
 async fn jobs_of_the_agent_still_reach_its_deployments() {
     let agent = agent();
     ready(&agent).await;
-    let bench = done(&agent, &[
-        "bench", "assistant", "--job", "--concurrency", "2", "--duration", "2s", "--output-tokens", "4", "--json",
-    ]);
+    let bench = done(
+        &agent,
+        &[
+            "bench",
+            "assistant",
+            "--job",
+            "--concurrency",
+            "2",
+            "--duration",
+            "2s",
+            "--output-tokens",
+            "4",
+            "--json",
+        ],
+    );
     let outcome: Value = serde_json::from_str(&bench).unwrap();
     let outcome = &outcome["outcome"];
     assert!(outcome["ok"].as_u64() > Some(0) && outcome["failed"] == 0, "{}", outcome["errors"]);

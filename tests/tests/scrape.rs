@@ -82,7 +82,11 @@ async fn each_servers_names_become_the_same_signals() {
         let status = status(&server).await;
         let deployment = &status["deployments"][0];
         let told = &deployment["revisions"][0]["server"];
-        assert_eq!((&deployment["name"], &told["kind"]), (&Value::from(name), &Value::from(kind)), "{status}");
+        assert_eq!(
+            (&deployment["name"], &told["kind"]),
+            (&Value::from(name), &Value::from(kind)),
+            "{status}"
+        );
         assert_eq!(told["waiting"], 3, "{dialect}: {status}");
         assert!(status["host"]["cpu_count"].as_u64() > Some(0), "the server is on this machine: {status}");
         if dialect == "vllm" {

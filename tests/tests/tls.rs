@@ -99,7 +99,10 @@ async fn certificates_name_operators_and_roles_are_theirs() {
     assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
     assert!(words(&refused).contains("certificate:spiffe://example.org/ops/bob may not do this"));
     let audit = std::fs::read_to_string(agent.folder().join("data/audit.jsonl")).unwrap();
-    assert!(audit.contains("\"operator\":\"certificate:spiffe://example.org/ops/bob\",\"uid\":null"), "{audit}");
+    assert!(
+        audit.contains("\"operator\":\"certificate:spiffe://example.org/ops/bob\",\"uid\":null"),
+        "{audit}"
+    );
 
     let stranger = llmdeck(&agent, None, &["status"]);
     assert_eq!(stranger.status.code(), Some(4));
@@ -180,7 +183,11 @@ fn open_doors_are_refused_at_the_start_with_the_remedy() {
     let refused = run(&with_tls, &["--http", "127.0.0.1:0"]);
     assert!(words(&refused).contains("chmod 600"), "{}", words(&refused));
     let again = pki(&["authority"], folder.path(), &[]);
-    assert!(!again.status.success() && words(&again).contains("nothing was overwritten"), "{}", words(&again));
+    assert!(
+        !again.status.success() && words(&again).contains("nothing was overwritten"),
+        "{}",
+        words(&again)
+    );
     let wrong = pki(&["client"], folder.path(), &["alice"]);
     assert!(words(&wrong).contains("email address"), "{}", words(&wrong));
 }

@@ -8,7 +8,7 @@ use llmdeck_proto::v1::{Alert, CoarseLatency, Counters, Deployment, Frame, Revis
 
 use crate::interval::Interval;
 use crate::reading::{ModelReading, Reading};
-use crate::server::Server;
+use crate::server::{ScrapeError, Server};
 
 /// The number that what serves has where nobody counts revisions.
 const ONLY_REVISION: u32 = 1;
@@ -65,18 +65,26 @@ impl ServerFrames {
             }
             Err(error) => {
                 let since_unix_ms = *self.silent_since_unix_ms.get_or_insert(now_unix_ms);
-                let (subject, text) = (frame.node.clone(), error.to_string());
-                for (name, model) in self.last.iter().flat_map(|(_, reading)| &reading.models) {
-                    let reading = &self.last.as_ref().map(|(_, reading)| reading);
-                    let Some(reading) = reading else { continue };
-                    let mut known = deployment(reading, name, model, &Interval::default());
-                    known.unavailable.clone_from(&text);
-                    frame.deployments.push(known);
+                let (subject, text) = ("server".to_owned(), words(&error));
+                if let Some((_, reading)) = &self.last {
+                    for (name, model) in &reading.models {
+                        let mut known = deployment(reading, name, model, &Interval::default());
+                        known.unavailable.clone_from(&text);
+                        frame.deployments.push(known);
+                    }
                 }
                 frame.alerts.push(Alert { severity: Severity::Bad.into(), subject, text, since_unix_ms });
             }
         }
         frame
+    }
+}
+
+/// Its address is beside it on every screen.
+fn words(error: &ScrapeError) -> String {
+    match error {
+        ScrapeError::Silent { reason, .. } => format!("does not answer: {reason}"),
+        other => other.to_string(),
     }
 }
 

@@ -13,6 +13,8 @@ use crate::widget::{bar, sparkline};
 /// Wide enough for node, ITL, queue and cost columns.
 const WIDE: u16 = 120;
 const LEAST_EVENTS: u16 = 3;
+/// Least and most room for a node's name.
+const NAME_WIDTHS: (u16, u16) = (11, 20);
 /// Mark, name and number of GPUs.
 const LOST_COLUMNS: usize = 3;
 
@@ -207,9 +209,12 @@ fn quality_cell(view: &View<'_>, key: &DeploymentKey) -> Cell {
 
 fn draw_nodes(view: &View<'_>, nodes: &[usize], pen: &mut Pen<'_>, hits: &mut Hits) {
     let wide = pen.area.width >= WIDE;
+    let names = nodes.iter().filter_map(|node| view.model.nodes.get(*node));
+    let longest = names.map(|node| node.name().chars().count() + 1).max().unwrap_or(0);
+    let name_width = u16::try_from(longest).unwrap_or(u16::MAX).clamp(NAME_WIDTHS.0, NAME_WIDTHS.1);
     let columns = [
         Column::left("", 3),
-        Column::left("NODE", if wide { 20 } else { 11 }),
+        Column::left("NODE", if wide { NAME_WIDTHS.1 } else { name_width }),
         Column::right("GPUS", 5),
         Column::left(" BUSY", if wide { 18 } else { 11 }),
         Column::left("MEMORY", 15),
