@@ -65,3 +65,67 @@ async fn what_was_done_is_exported_and_proved_and_what_was_changed_is_found() {
     let (_, words) = verify(Path::new("/nonesuch"), &[]);
     assert!(words.contains("data directory"), "{words}");
 }
+
+/// A small file system, unmounted when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where nobody may mount.
+    fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let arguments = ["-t", "tmpfs", "-o", "size=24m,mode=700", "small"];
+        let mounted = Command::new("mount").args(arguments).arg(at).output().ok()?;
+        mounted.status.success().then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process that is being killed may still have it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Takes every byte that is left.
+fn fill(path: &Path) {
+    let mut file = std::fs::File::create(path).unwrap();
+    for size in [1 << 16, 1 << 10, 1] {
+        while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_the_action_and_room_lets_it_happen() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let Some(_disk) = SmallDisk::mount(&data) else {
+        eprintln!("only who may mount can fill a disk");
+        return;
+    };
+    // No frames in between: they would take what is left, and give it back.
+    let config = ASSISTANT.replace("interval_ms = 200", "interval_ms = 60000");
+    let agent = AgentProcess::start_as(folder, &config, &[], &[]);
+    agent.ready().await;
+    let deploy = || Action::Deploy {
+        deployment: "assistant".into(),
+        model: "assistant-worse".into(),
+        force: false,
+        how: RolloutChoice::default(),
+    };
+    let whole = |records: usize| {
+        let (whole, text) = verify(&data, &[]);
+        assert!(whole && text.contains(&format!("whole: {records} records")), "{text}");
+    };
+    change(&agent.channel(), deploy(), "while there is room").await.unwrap();
+    whole(2);
+    let filler = data.join("filler");
+    fill(&filler);
+    let refused = change(&agent.channel(), deploy(), "on a full disk").await.unwrap_err().to_string();
+    assert!(refused.contains("audit") && refused.contains("space"), "{refused}");
+    assert_eq!(agent.ready().await, "assistant@2", "what serves goes on serving");
+    std::fs::remove_file(&filler).unwrap();
+    whole(2);
+    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0 };
+    change(&agent.channel(), back, "there is room again").await.unwrap();
+    whole(4);
+}

@@ -301,3 +301,111 @@ async fn a_standby_that_can_sleep_sleeps_and_is_woken_by_a_rollback() {
     assert_eq!(report.failed, 0, "{:?}", report.errors);
     assert_eq!(children(&agent), 2, "both servers are still there");
 }
+
+/// Kills the agent as soon as a rollout is in a state, and starts it again.
+async fn killed_in(agent: &mut AgentProcess, candidate: &Path, split: bool, state: State) {
+    let channel = agent.channel();
+    let action = if split { canary(candidate) } else { deploy(candidate) };
+    request::act(channel.clone(), action, context("to be cut off")).await.unwrap();
+    wait_for(state.as_str_name(), async || {
+        let rollout = request::rollout(channel.clone(), "chat", "").await.unwrap()?;
+        assert!(rollout.ended_unix_ms.is_none(), "{}", rollout.detail);
+        (rollout.state() == state).then_some(())
+    })
+    .await;
+    agent.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_every_state_leaves_one_revision_serving_and_no_server_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = folder.path().join("suite.jsonl");
+    let prompt = "{\"prompt\":\"hello\",\"checks\":[{\"contains\":\"word\"}]}\n";
+    std::fs::write(&suite, prompt.repeat(200)).unwrap();
+    let config = config(folder.path(), &["--words", "2"]).replace(
+        "model = ",
+        &format!("golden_every_s = 3600\nsuite = {:?}\nmodel = ", suite.to_str().unwrap()),
+    );
+    let mut agent = AgentProcess::start(&config);
+    let first = answers(&agent).await;
+    let never = backend(folder.path(), "never", &["--never-ready"]);
+    let slow = backend(folder.path(), "slow", &["--first-ms", "400"]);
+    let quick = backend(folder.path(), "quick", &["--words", "3"]);
+    for (candidate, split, state) in [
+        (&never, false, State::Loading),
+        (&slow, false, State::Warming),
+        (&slow, false, State::Evaluating),
+        (&quick, true, State::Canary),
+    ] {
+        killed_in(&mut agent, candidate, split, state).await;
+        agent.restart();
+        assert_eq!(answers(&agent).await, first, "killed in {state:?}");
+        settled(&agent, state).await;
+    }
+    // While another program holds the store, the promise cannot be made: the agent stands before it.
+    let path = agent.folder().join("data/store.sqlite");
+    let channel = agent.channel();
+    request::act(channel.clone(), deploy(&slow), context("to be cut off")).await.unwrap();
+    in_state(&channel, State::Evaluating).await;
+    let lock = rusqlite::Connection::open(&path).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    in_state(&channel, State::Swapping).await;
+    agent.kill();
+    drop(lock);
+    agent.restart();
+    assert_eq!(answers(&agent).await, first, "the promise had not been made");
+    settled(&agent, State::Swapping).await;
+}
+
+/// A long answer on the old revision keeps a rollout draining.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_the_old_revision_drains_leaves_the_new_one_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = AgentProcess::start(&config(folder.path(), &["--words", "300", "--word-ms", "100"]));
+    let quick = backend(folder.path(), "quick", &["--words", "3"]);
+    wait_for("it is ready", async || (send(&agent, "GET", "/readyz", "").status == 200).then_some(())).await;
+    let http = agent.http().to_owned();
+    let asking = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(http).unwrap();
+        let body =
+            json!({ "model": "chat", "stream": true, "messages": [{ "role": "user", "content": "hello" }] });
+        let (body, length) = (body.to_string(), body.to_string().len());
+        write!(
+            stream,
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let target = agent.target().to_string();
+    wait_for("the long answer runs", async || {
+        let output = std::process::Command::new(&binaries().console)
+            .args(["status", "--json", "--target", &target])
+            .output()
+            .unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["deployments"][0]["revisions"][0]["in_flight"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    killed_in(&mut agent, &quick, false, State::Draining).await;
+    asking.join().unwrap();
+    agent.restart();
+    assert_eq!(answers(&agent).await, "chat@2", "what was promised serves");
+    settled(&agent, State::Draining).await;
+}
+
+async fn in_state(channel: &Channel, state: State) {
+    wait_for(state.as_str_name(), async || {
+        let rollout = request::rollout(channel.clone(), "chat", "").await.unwrap()?;
+        (rollout.state() == state).then_some(())
+    })
+    .await;
+}
+
+/// Nothing is under way, and of all servers only the one that serves is left.
+async fn settled(agent: &AgentProcess, state: State) {
+    let rollout = request::rollout(agent.channel(), "chat", "").await.unwrap().unwrap();
+    assert!(rollout.ended_unix_ms.is_some(), "killed in {state:?}: {}", rollout.detail);
+    wait_for("one server", async || (children(agent) == 1).then_some(())).await;
+}

@@ -73,9 +73,9 @@ impl AuditLog {
             first_sequence = sequence + 1;
         }
         let length = file.seek(SeekFrom::End(0)).map_err(fail)?;
-        let tail = Mutex::new(Tail { file, length, sequence, head, first_sequence });
+        let tail = Mutex::new(Tail { file, length, sequence, head: head.clone(), first_sequence });
         let log = Self { folder: folder.to_owned(), name, signer, full_bytes: FULL_BYTES, tail };
-        log.checkpoint(&log.lock()).map_err(fail)?;
+        log.checkpoint(sequence, &head).map_err(fail)?;
         Ok(log)
     }
 
@@ -115,20 +115,16 @@ impl AuditLog {
         line.push(b'\n');
         // What an earlier failure left behind was never acknowledged.
         tail.file.set_len(tail.length)?;
-        if let Err(error) = tail.file.write_all(&line).and_then(|()| tail.file.sync_data()) {
-            let _ = tail.file.set_len(tail.length);
+        let written = tail.file.write_all(&line).and_then(|()| tail.file.sync_data());
+        let signed = written.and_then(|()| self.checkpoint(record.sequence, &head));
+        if let Err(error) = signed {
+            // A record that is refused is no record: the caller is told that nothing has happened.
+            let _ = tail.file.set_len(tail.length).and_then(|()| tail.file.sync_data());
             return Err(error);
         }
         tail.length += line.len() as u64;
         tail.sequence = record.sequence;
         tail.head = head;
-        // The chain itself is safe by now; a checkpoint that is late says so when the log is proved.
-        if let Err(error) = self.checkpoint(tail) {
-            return Err(std::io::Error::new(
-                error.kind(),
-                format!("the checkpoint could not be written: {error}"),
-            ));
-        }
         Ok(())
     }
 
@@ -141,8 +137,8 @@ impl AuditLog {
         Ok(())
     }
 
-    fn checkpoint(&self, tail: &Tail) -> std::io::Result<()> {
-        let note = Note { origin: self.name.clone(), count: tail.sequence, head: tail.head.clone() };
+    fn checkpoint(&self, count: u64, head: &str) -> std::io::Result<()> {
+        let note = Note { origin: self.name.clone(), count, head: head.to_owned() };
         replace(&self.folder.join(CHECKPOINT), self.signer.sign(&note).as_bytes())
     }
 
@@ -193,8 +189,12 @@ fn open_private(path: &Path) -> std::io::Result<File> {
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension("part");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
-    file.write_all(bytes)?;
-    std::fs::rename(&part, path)
+    let replaced = file.write_all(bytes).and_then(|()| std::fs::rename(&part, path));
+    if replaced.is_err() {
+        // It would take room that is missing already.
+        let _ = std::fs::remove_file(&part);
+    }
+    replaced
 }
 
 /// The node's key, made when there is none.
