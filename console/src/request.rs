@@ -68,8 +68,10 @@ pub async fn act(
             let request = DeployRequest { deployment, context, model, force, strategy, steps, auto_promote };
             control.deploy(patient(request)).await?
         }
-        Action::Rollback { deployment, to_revision } => {
-            control.rollback(patient(RollbackRequest { deployment, context, to_revision })).await?
+        Action::Rollback { deployment, to_revision, cut } => {
+            control
+                .rollback(patient(RollbackRequest { deployment, context, to_revision, cut_running: cut }))
+                .await?
         }
         Action::Abort { deployment } => {
             control.abort_rollout(patient(AbortRolloutRequest { deployment, context })).await?

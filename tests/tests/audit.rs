@@ -27,7 +27,7 @@ async fn what_was_done_is_exported_and_proved_and_what_was_changed_is_found() {
     let deploy =
         Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: false, how };
     change(&agent.channel(), deploy, "a longer context").await.unwrap();
-    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0 };
+    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false };
     change(&agent.channel(), back, "it is worse").await.unwrap();
 
     let target = agent.target().to_string();
@@ -125,7 +125,7 @@ async fn a_full_disk_refuses_the_action_and_room_lets_it_happen() {
     assert_eq!(agent.ready().await, "assistant@2", "what serves goes on serving");
     std::fs::remove_file(&filler).unwrap();
     whole(2);
-    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0 };
+    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false };
     change(&agent.channel(), back, "there is room again").await.unwrap();
     whole(4);
 }

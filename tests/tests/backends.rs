@@ -242,7 +242,7 @@ async fn a_deployment_moves_from_our_engine_to_a_server_and_back() {
     let moved = change(&channel, deploy(&backend(folder.path(), "server", &[])), "").await.unwrap();
     assert_eq!(moved.state(), State::Done, "{}", moved.detail);
     assert_eq!(answers(&agent).await, "chat@2");
-    let back = Action::Rollback { deployment: "chat".into(), to_revision: 0 };
+    let back = Action::Rollback { deployment: "chat".into(), to_revision: 0, cut: false };
     let back = request::act(channel.clone(), back, context("back")).await.unwrap();
     assert!(back.plan.unwrap().standby_ready);
     assert_eq!(answers(&agent).await, "chat@1");
@@ -286,7 +286,7 @@ async fn a_standby_that_can_sleep_sleeps_and_is_woken_by_a_rollback() {
     let second = backend(folder.path(), "second", &["--sleeps"]);
     assert_eq!(change(&channel, deploy(&second), "newer").await.unwrap().state(), State::Done);
     // Asleep it answers nobody; the plan of a rollback says that it has to be woken.
-    let rollback = || Action::Rollback { deployment: "chat".into(), to_revision: 1 };
+    let rollback = || Action::Rollback { deployment: "chat".into(), to_revision: 1, cut: false };
     let plan = wait_for("the standby sleeps", async || {
         let dry = llmdeck_proto::v1::ActionContext { dry_run: true, ..context("look") };
         let plan = request::act(channel.clone(), rollback(), dry).await.unwrap().plan.unwrap();
@@ -408,4 +408,108 @@ async fn settled(agent: &AgentProcess, state: State) {
     let rollout = request::rollout(agent.channel(), "chat", "").await.unwrap().unwrap();
     assert!(rollout.ended_unix_ms.is_some(), "killed in {state:?}: {}", rollout.detail);
     wait_for("one server", async || (children(agent) == 1).then_some(())).await;
+}
+
+/// A request on a connection of its own; what came of it in the end.
+fn asking(agent: &AgentProcess, stream: bool) -> std::thread::JoinHandle<String> {
+    let body =
+        json!({ "model": "chat", "stream": stream, "messages": [{ "role": "user", "content": "hello" }] });
+    let (http, body) = (agent.http().to_owned(), body.to_string());
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let mut connection = std::net::TcpStream::connect(http).unwrap();
+        let length = body.len();
+        write!(
+            connection,
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        let _ = connection.read_to_string(&mut answer);
+        answer
+    })
+}
+
+/// How many requests run on the revision that serves.
+async fn running(channel: &Channel, count: u32) {
+    use llmdeck_proto::v1::WatchRequest;
+    use llmdeck_proto::v1::telemetry_client::TelemetryClient;
+    let watched = TelemetryClient::new(channel.clone()).watch(WatchRequest::default()).await.unwrap();
+    let mut frames = watched.into_inner();
+    loop {
+        let frame = frames.message().await.unwrap().unwrap();
+        let deployment = &frame.deployments[0];
+        let stable = |revision: &&llmdeck_proto::v1::Revision| revision.number == deployment.stable_revision;
+        if deployment.revisions.iter().find(stable).is_some_and(|revision| revision.in_flight == count) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_cuts_begins_again_what_has_said_nothing_and_ends_the_rest() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &["--words", "2"]));
+    answers(&agent).await;
+    let channel = agent.channel();
+    let cut = || Action::Rollback { deployment: "chat".into(), to_revision: 1, cut: true };
+
+    // Its first request is the warm-up.
+    let hangs = backend(folder.path(), "hangs", &["--hang-from", "2"]);
+    assert_eq!(change(&channel, deploy(&hangs), "it will hang").await.unwrap().state(), State::Done);
+    let (streamed, whole) = (asking(&agent, true), asking(&agent, false));
+    running(&channel, 2).await;
+    let back = change(&channel, cut(), "it hangs").await.unwrap();
+    assert_eq!((back.state(), back.failed_requests), (State::Done, 0), "{}", back.detail);
+    for answer in [streamed.join().unwrap(), whole.join().unwrap()] {
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("word1"), "{answer}");
+        assert!(answer.contains("x-llmdeck-revision: chat@1"), "{answer}");
+    }
+
+    let slow = backend(folder.path(), "slow", &["--words", "40", "--word-ms", "100"]);
+    assert_eq!(change(&channel, deploy(&slow), "slowly").await.unwrap().state(), State::Done);
+    let (mut begun, words) =
+        (std::net::TcpStream::connect(agent.http()).unwrap(), std::sync::mpsc::channel());
+    let body =
+        json!({ "model": "chat", "stream": true, "messages": [{ "role": "user", "content": "hello" }] });
+    let (body, length) = (body.to_string(), body.to_string().len());
+    write!(begun, "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+    let reading = std::thread::spawn(move || {
+        let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+        while let Ok(count @ 1..) = begun.read(&mut buffer) {
+            answer.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+            if answer.contains("word0") {
+                let _ = words.0.send(());
+            }
+        }
+        answer
+    });
+    words.1.recv_timeout(PATIENCE).unwrap();
+    let back = change(&channel, cut(), "too slow").await.unwrap();
+    assert_eq!(back.state(), State::Done, "{}", back.detail);
+    let answer = reading.join().unwrap();
+    assert!(answer.contains("word0") && answer.contains("cut off by a rollback"), "{answer}");
+    assert!(!answer.contains("word39") && !answer.contains("[DONE]"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_that_refuses_what_others_answer_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start(&config(folder.path(), &[]));
+    answers(&agent).await;
+    let channel = agent.channel();
+    let load = traffic(&agent, 40.0);
+    let refuses = backend(folder.path(), "refuses", &["--refuse-from", "2"]);
+    let how = RolloutChoice {
+        strategy: Strategy::Shadow,
+        steps: vec![RolloutStep { share: 1.0, hold_s: 0, requests: 1_000_000 }],
+        auto_promote: Some(false),
+    };
+    let model = refuses.to_str().unwrap().to_owned();
+    let shadow = Action::Deploy { deployment: "chat".into(), model, force: false, how };
+    let rollout = change(&channel, shadow, "copies").await.unwrap();
+    assert_eq!(rollout.state(), State::RolledBack, "{}", rollout.detail);
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{:?}", report.errors);
 }

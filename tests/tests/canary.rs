@@ -114,7 +114,7 @@ async fn operators_hold_a_canary_let_it_go_on_and_decide() {
     // The way back from a canary is to what serves, at once.
     let id = begin(&channel, canary("assistant-worse", &[(0.5, 1_000_000)], false)).await;
     compared(&channel, &id).await;
-    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0 };
+    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false };
     let answer = request::act(channel.clone(), back, context("a test")).await.unwrap();
     assert_eq!(answer.plan.unwrap().to_revision, 2);
     for _ in 0..8 {

@@ -39,7 +39,7 @@ async fn fifty_kills_in_the_middle_of_a_change_never_break_a_promise() {
         let channel = agent.channel();
         let rolls_back = round % 3 == 2;
         let action = if rolls_back {
-            Action::Rollback { deployment: "assistant".into(), to_revision: 0 }
+            Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false }
         } else {
             let model = if round % 2 == 0 { "assistant-worse" } else { "assistant" };
             Action::Deploy {

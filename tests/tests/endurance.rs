@@ -57,7 +57,7 @@ async fn two_hundred_rollouts_in_a_row_under_load_fail_nobody() {
                 State::Done,
             ),
             1 => {
-                let back = Action::Rollback { deployment: name(), to_revision: 0 };
+                let back = Action::Rollback { deployment: name(), to_revision: 0, cut: false };
                 (change(&channel, back, "round").await.unwrap(), State::Done)
             }
             2 => (canary(&channel, model, Action::Promote { deployment: name() }).await, State::Done),

@@ -53,9 +53,11 @@ async fn what_makes_no_sense_is_refused_with_what_does() {
         assert!(status.message().contains(words), "{status}");
     }
     let context = Some(ActionContext { reason: "x".repeat(2_000), ..ActionContext::default() });
-    let long = RollbackRequest { deployment: "assistant".into(), context, to_revision: 0 };
+    let long =
+        RollbackRequest { deployment: "assistant".into(), context, to_revision: 0, cut_running: false };
     assert_eq!(control.rollback(long).await.unwrap_err().code(), Code::InvalidArgument);
-    let nothing = RollbackRequest { deployment: "assistant".into(), context: None, to_revision: 0 };
+    let nothing =
+        RollbackRequest { deployment: "assistant".into(), context: None, to_revision: 0, cut_running: false };
     assert_eq!(control.rollback(nothing).await.unwrap_err().code(), Code::FailedPrecondition);
     let huge = deploy("assistant", &"x".repeat(2 << 20));
     assert_eq!(control.deploy(huge).await.unwrap_err().code(), Code::OutOfRange);

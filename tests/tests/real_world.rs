@@ -42,7 +42,7 @@ async fn a_real_model_is_deployed_beside_the_built_in_one_and_taken_back() {
     let answer = send(&agent, "POST", "/v1/completions", body).json();
     assert!(answer["choices"][0]["text"].as_str().unwrap().contains("France"), "{answer}");
 
-    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0 };
+    let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false };
     let rollout = change(&channel, back, "that was all").await.unwrap();
     assert_eq!(rollout.state(), State::Done, "{}", rollout.detail);
     assert_eq!(agent.ready().await, "assistant@1");

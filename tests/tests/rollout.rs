@@ -19,7 +19,7 @@ fn deploy(model: &str) -> Action {
 }
 
 fn rollback() -> Action {
-    Action::Rollback { deployment: "assistant".into(), to_revision: 0 }
+    Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false }
 }
 
 /// The built-in model's file.
@@ -191,7 +191,8 @@ async fn the_same_key_again_does_nothing_and_a_dry_run_changes_nothing() {
 
     done(&change(&channel, deploy("assistant-worse"), "").await.unwrap());
     let context = Some(ActionContext { idempotency_key: "once".into(), ..context("") });
-    let request = RollbackRequest { deployment: "assistant".into(), context, to_revision: 0 };
+    let request =
+        RollbackRequest { deployment: "assistant".into(), context, to_revision: 0, cut_running: false };
     let mut control = llmdeck_proto::v1::control_client::ControlClient::new(channel);
     let first = control.rollback(request.clone()).await.unwrap().into_inner();
     let again = control.rollback(request).await.unwrap().into_inner();
@@ -207,7 +208,7 @@ async fn a_rollback_to_what_is_no_longer_loaded_loads_it() {
     for model in ["assistant-worse", "assistant-untaught"] {
         done(&change(&channel, deploy(model), "").await.unwrap());
     }
-    let to_first = Action::Rollback { deployment: "assistant".into(), to_revision: 1 };
+    let to_first = Action::Rollback { deployment: "assistant".into(), to_revision: 1, cut: false };
     done(&change(&channel, to_first, "the first was best").await.unwrap());
     assert_eq!(agent.ready().await, "assistant@1");
 }

@@ -72,6 +72,9 @@ pub(crate) enum Meaning {
     Cancelled,
     TokensIn,
     TokensOut,
+    /// Tokens guessed ahead, and those that were right.
+    Guessed,
+    GuessedRight,
     Queue,
     Ttft,
     Itl,
@@ -80,7 +83,7 @@ pub(crate) enum Meaning {
 
 use Meaning::*;
 
-const VLLM: [(Meaning, &str); 19] = [
+const VLLM: [(Meaning, &str); 21] = [
     (Running, "vllm:num_requests_running"),
     (Waiting, "vllm:num_requests_waiting"),
     (KvUsedShare, "vllm:kv_cache_usage_perc"),
@@ -93,6 +96,8 @@ const VLLM: [(Meaning, &str); 19] = [
     (Ended, "vllm:request_success_total"),
     (TokensIn, "vllm:prompt_tokens_total"),
     (TokensOut, "vllm:generation_tokens_total"),
+    (Guessed, "vllm:spec_decode_num_draft_tokens_total"),
+    (GuessedRight, "vllm:spec_decode_num_accepted_tokens_total"),
     (Queue, "vllm:request_queue_time_seconds"),
     (Ttft, "vllm:time_to_first_token_seconds"),
     (Itl, "vllm:inter_token_latency_seconds"),

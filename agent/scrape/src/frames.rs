@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::revision::State;
-use llmdeck_proto::v1::{Alert, CoarseLatency, Counters, Deployment, Frame, Revision, ServerState};
+use llmdeck_proto::v1::{Alert, CoarseLatency, Counters, Deployment, Frame, Quality, Revision, ServerState};
 
 use crate::interval::Interval;
 use crate::reading::{ModelReading, Reading};
@@ -120,6 +120,8 @@ fn deployment(reading: &Reading, name: &str, model: &ModelReading, interval: &In
         prompt_tokens_begun: interval.prefix_asked,
         prompt_tokens_remembered: interval.prefix_found,
         preemptions: interval.preemptions,
+        tokens_guessed: interval.guessed,
+        tokens_guessed_right: interval.guessed_right,
         ..Counters::default()
     };
     let coarse = CoarseLatency {
@@ -141,6 +143,11 @@ fn deployment(reading: &Reading, name: &str, model: &ModelReading, interval: &In
         counters: Some(counters),
         in_flight: server.running.unwrap_or(0),
         batch_size: server.running.unwrap_or(0),
+        quality: Some(Quality {
+            responses: interval.ok,
+            truncated_responses: interval.cut_off,
+            ..Quality::default()
+        }),
         server: Some(server),
         coarse: Some(coarse),
         ..Revision::default()

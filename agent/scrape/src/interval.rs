@@ -14,6 +14,8 @@ const POINTS: u64 = 16;
 pub struct Interval {
     /// Requests that ended well, where the server counts them.
     pub ok: u64,
+    /// Of those, what their length limit cut off.
+    pub cut_off: u64,
     /// Requests that failed.
     pub failed: u64,
     /// Requests that their clients gave up.
@@ -26,6 +28,10 @@ pub struct Interval {
     pub prefix_asked: u64,
     /// See `prefix_asked`.
     pub prefix_found: u64,
+    /// Tokens guessed ahead, and those of them that were right.
+    pub guessed: u64,
+    /// See `guessed`.
+    pub guessed_right: u64,
     /// Requests that were put off for want of cache.
     pub preemptions: u64,
     /// Arrival to the first step.
@@ -79,7 +85,10 @@ impl Interval {
                 Some(_) => count(|reading| reading.ok),
                 None => count(|reading| reading.e2e.as_ref().map(|e2e| e2e.total)),
             },
+            cut_off: count(|reading| reading.cut_off),
             failed: count(|reading| reading.failed),
+            guessed: count(|reading| reading.guessed),
+            guessed_right: count(|reading| reading.guessed_right),
             cancelled: count(|reading| reading.cancelled),
             tokens_in: count(|reading| reading.tokens_in),
             tokens_out: count(|reading| reading.tokens_out),

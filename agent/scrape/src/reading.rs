@@ -37,6 +37,8 @@ pub struct ModelReading {
     pub preemptions: Option<f64>,
     /// Requests that ended well, since the start.
     pub ok: Option<f64>,
+    /// Of those, what their length limit cut off, since the start.
+    pub cut_off: Option<f64>,
     /// Requests that failed, since the start.
     pub failed: Option<f64>,
     /// Requests that their clients gave up, since the start.
@@ -45,6 +47,10 @@ pub struct ModelReading {
     pub tokens_in: Option<f64>,
     /// Generated tokens, since the start.
     pub tokens_out: Option<f64>,
+    /// Tokens guessed ahead, and those of them that were right, since the start.
+    pub guessed: Option<f64>,
+    /// See `guessed`.
+    pub guessed_right: Option<f64>,
     /// Arrival to the first step.
     pub queue: Option<Buckets>,
     /// Arrival to the first token.
@@ -131,6 +137,7 @@ fn of_model(kind: Kind, samples: &[&Sample]) -> ModelReading {
             Meaning::Preemptions => &mut reading.preemptions,
             Meaning::Ended => {
                 reading.ok = reading.ok.or(sum(|reason| !matches!(reason, "abort" | "error")));
+                reading.cut_off = reading.cut_off.or(sum(|reason| reason == "length"));
                 reading.cancelled = reading.cancelled.or(sum(|reason| reason == "abort"));
                 reading.failed = reading.failed.or(sum(|reason| reason == "error"));
                 continue;
@@ -138,6 +145,8 @@ fn of_model(kind: Kind, samples: &[&Sample]) -> ModelReading {
             Meaning::Failed => &mut reading.failed,
             Meaning::Cancelled => &mut reading.cancelled,
             Meaning::TokensIn => &mut reading.tokens_in,
+            Meaning::Guessed => &mut reading.guessed,
+            Meaning::GuessedRight => &mut reading.guessed_right,
             _ => &mut reading.tokens_out,
         };
         *slot = slot.or(sum(|_| true));
@@ -195,7 +204,8 @@ python_info{implementation="CPython"} 1.0
         assert_eq!((kind, name.as_str()), (Kind::Vllm, "m"));
         assert_eq!((model.running, model.waiting), (Some(4.0), None));
         assert!((model.kv_used_share.unwrap() - 0.6).abs() < 1e-9);
-        assert_eq!((model.ok, model.cancelled, model.failed), (Some(9.0), Some(1.0), None));
+        assert_eq!((model.ok, model.cut_off), (Some(9.0), Some(2.0)));
+        assert_eq!((model.cancelled, model.failed), (Some(1.0), None));
         let itl = model.itl.unwrap();
         assert_eq!((itl.bounds_us, itl.up_to, itl.total), (vec![10_000], vec![4.0], 5.0));
     }

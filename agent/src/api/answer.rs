@@ -11,7 +11,7 @@ use llmdeck_engine::generation::{FinishReason, GeneratedToken};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use crate::serving::{Generation, GenerationStep};
+use crate::serving::{CUT, Generation, GenerationStep, Rescue};
 
 /// How an endpoint words its answers.
 pub(super) trait Wording: Clone + Send + Sync + 'static {
@@ -59,15 +59,25 @@ pub(super) enum Delivery {
 }
 
 /// A generation as a response.
+///
+/// # Errors
+/// With what the client is told; or, where it was cut off before anything was sent, with what it can begin again with.
 pub(super) async fn respond<W: Wording>(
-    generation: Generation,
+    mut generation: Generation,
     envelope: Envelope,
     wording: W,
     headers: HeaderMap,
     delivery: Delivery,
-) -> Result<Response, ApiError> {
+) -> Result<Response, Unanswered> {
     match delivery {
         Delivery::Streamed { include_usage } => {
+            // The status line waits for the first token, so that what fails before it is told by its status.
+            match generation.peek().await {
+                Some(GenerationStep::Cut) => return Err(Unanswered::Cut(generation.begin_again())),
+                Some(GenerationStep::Failed(why)) => return Err(ApiError::failed(why).into()),
+                Some(GenerationStep::DeadlineExceeded) => return Err(ApiError::deadline().into()),
+                _ => {}
+            }
             let parts = Parts { generation, envelope, wording, include_usage, next: Next::Opening };
             Ok((headers, Sse::new(stream::unfold(parts, Parts::next))).into_response())
         }
@@ -82,7 +92,7 @@ async fn whole<W: Wording>(
     mut generation: Generation,
     envelope: &Envelope,
     mut wording: W,
-) -> Result<Value, ApiError> {
+) -> Result<Value, Unanswered> {
     let (mut answer, mut tokens) = (String::new(), Vec::new());
     while let Some(step) = generation.next().await {
         match step {
@@ -97,11 +107,24 @@ async fn whole<W: Wording>(
                 body["usage"] = usage(&generation);
                 return Ok(body);
             }
-            GenerationStep::Failed(why) => return Err(ApiError::failed(&why)),
-            GenerationStep::DeadlineExceeded => return Err(ApiError::deadline()),
+            GenerationStep::Failed(why) => return Err(ApiError::failed(&why).into()),
+            GenerationStep::DeadlineExceeded => return Err(ApiError::deadline().into()),
+            GenerationStep::Cut => return Err(Unanswered::Cut(generation.begin_again())),
         }
     }
-    Err(ApiError::failed("the answer ended without a reason"))
+    Err(ApiError::failed("the answer ended without a reason").into())
+}
+
+/// Why there is no response.
+pub(super) enum Unanswered {
+    Error(ApiError),
+    Cut(Rescue),
+}
+
+impl From<ApiError> for Unanswered {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
 }
 
 fn usage(generation: &Generation) -> Value {
@@ -167,6 +190,10 @@ impl<W: Wording> Parts<W> {
             }
             GenerationStep::Failed(why) => self.failed(&ApiError::failed(&why)),
             GenerationStep::DeadlineExceeded => self.failed(&ApiError::deadline()),
+            GenerationStep::Cut => {
+                self.generation.end_cut();
+                self.failed(&ApiError::failed(CUT))
+            }
         })
     }
 

@@ -11,8 +11,9 @@ use llmdeck_engine::constraint::Constraint;
 use llmdeck_engine::generation::GenerationRequest;
 use llmdeck_engine::model::Model;
 use llmdeck_engine::scheduler::Priority;
+use tokio::sync::SetOnce;
 
-use super::answer::{Delivery, Envelope, Wording, respond};
+use super::answer::{Delivery, Envelope, Unanswered, Wording, respond};
 use super::answer_format::AskedFormat;
 use super::error::ApiError;
 use super::parameters::Checked;
@@ -71,23 +72,28 @@ pub(super) async fn answer<P: Prompt, W: Wording>(asked: Asked<P, W>) -> Result<
     }
     let admitted = asked.deployment.admit(asked.arrived, &asked.preference).await?;
     let id = format!("{}{:016x}", W::ID_PREFIX, rand::random::<u64>());
-    let attempt = Arc::new(Attempt { asked, id });
+    let attempt = Arc::new(Attempt { asked, id, answered: SetOnce::new() });
     if let Some(copy) = attempt.asked.deployment.shadow_of(&admitted) {
         // It has its request's deadline, and there are few at once.
         tokio::spawn(Arc::clone(&attempt).shadow(copy));
     }
-    attempt.run(admitted).await
+    let answered = attempt.run(admitted).await;
+    // Nobody else sets it.
+    let _ = attempt.answered.set(answered.is_ok());
+    answered
 }
 
 /// A request that any revision of its deployment may be asked to answer.
 struct Attempt<P, W> {
     asked: Asked<P, W>,
     id: String,
+    /// Whether its user gets an answer, as soon as that is known.
+    answered: SetOnce<bool>,
 }
 
 /// How an attempt on one revision ended without an answer.
 enum Failed {
-    /// The candidate's fault.
+    /// The candidate's fault, or a rollback's.
     Rescue(Rescue),
     /// The candidate refused it, which may be the request's fault.
     Refused(Rescue),
@@ -193,23 +199,40 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
         } else {
             Delivery::Whole
         };
-        let responded = respond(generation, envelope, ours.wording.clone(), headers, delivery).await;
-        responded.map_err(Failed::Error)
+        match respond(generation, envelope, ours.wording.clone(), headers, delivery).await {
+            Ok(response) => Ok(response),
+            Err(Unanswered::Error(error)) => Err(Failed::Error(error)),
+            Err(Unanswered::Cut(rescue)) => Err(Failed::Rescue(rescue)),
+        }
     }
 
-    /// A copy, whose answer is measured and scored and goes nowhere.
+    /// A copy, whose answer is measured and scored and goes nowhere. What the candidate refuses and the stable revision answers
+    /// is the candidate's failure.
     async fn shadow(self: Arc<Self>, admitted: Admitted) {
+        let trial = admitted.compared_in().cloned();
+        let refused = !self.copied(admitted).await;
+        if let Some(trial) = trial.filter(|_| refused)
+            && *self.answered.wait().await
+        {
+            trial.observe(Observation::refused(Arm::Candidate));
+        }
+    }
+
+    /// False when the candidate refused it.
+    async fn copied(&self, admitted: Admitted) -> bool {
         let mut nobody = None;
         match admitted.backend.clone() {
-            Backend::Upstream(upstream) => {
-                if let Ok(response) = self.on_server(&upstream, admitted, &mut nobody).await {
+            Backend::Upstream(upstream) => match self.on_server(&upstream, admitted, &mut nobody).await {
+                Ok(response) => {
                     let mut body = response.into_body();
                     while body.frame().await.is_some() {}
                 }
-            }
+                Err(Failed::Error(error)) if error.is_refusal() => return false,
+                Err(_) => {}
+            },
             Backend::Engine(engine) => {
-                let Ok(ours) = &self.asked.for_engine else { return };
-                let Ok(request) = self.request(ours, &engine).await else { return };
+                let Ok(ours) = &self.asked.for_engine else { return false };
+                let Ok(request) = self.request(ours, &engine).await else { return false };
                 let request = GenerationRequest { priority: Priority::Background, ..request };
                 if let Ok(mut generation) =
                     Generation::start(&engine, self.meter(admitted, ours.asks_for_json()), request)
@@ -218,6 +241,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
                 }
             }
         }
+        true
     }
 
     async fn request(&self, ours: &ForEngine<P, W>, engine: &Loaded) -> Result<GenerationRequest, ApiError> {

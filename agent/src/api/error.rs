@@ -116,6 +116,11 @@ impl ApiError {
         Self { param, ..Self::new(status, "invalid_request_error", words) }
     }
 
+    /// Whether it is the request's fault, in the eyes of whoever refused it.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.status.is_client_error()
+    }
+
     pub(super) fn body(&self) -> Value {
         json!({ "error": {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code,

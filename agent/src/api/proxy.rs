@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use crate::backend::{Upstream, innermost, whole};
-use crate::serving::{Meter, Rescue};
+use crate::serving::{CUT, Meter, Rescue};
 use crate::telemetry::Outcome;
 
 /// Longest part of a stream; a server that sends more is broken.
@@ -96,8 +96,14 @@ pub(super) async fn pass_on(
         return Err(failed(meter, &why));
     };
     let ForServer { body, usage_asked } = passed.for_server(upstream.model());
-    let sending = client.post(passed.path, body);
+    let cut = meter.cut();
+    let sending = cut.run_until_cancelled(client.post(passed.path, body));
     let response = match tokio::time::timeout_at(deadline.into(), sending).await {
+        Ok(None) => return Err(NotPassed::Rescue(meter.begin_again())),
+        Ok(Some(response)) => Ok(response),
+        Err(late) => Err(late),
+    };
+    let response = match response {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(failed(meter, &error.to_string())),
         Err(_) => return Err(late(meter)),
@@ -109,10 +115,22 @@ pub(super) async fn pass_on(
     }
     if passed.stream {
         let mut exchange = Exchange::new(meter, response.into_body(), name, usage_asked);
-        exchange.wait_for_first().await.map_err(|why| failed_exchange(&mut exchange, &why))?;
+        if let Err(why) = exchange.wait_for_first().await {
+            return Err(if exchange.meter.is_cut() {
+                NotPassed::Rescue(exchange.meter.begin_again())
+            } else {
+                failed_exchange(&mut exchange, &why)
+            });
+        }
         return Ok((headers, Sse::new(stream::unfold(exchange, Exchange::next))).into_response());
     }
-    let body = match tokio::time::timeout_at(deadline.into(), whole(response)).await {
+    let reading = cut.run_until_cancelled(whole(response));
+    let body = match tokio::time::timeout_at(deadline.into(), reading).await {
+        Ok(None) => return Err(NotPassed::Rescue(meter.begin_again())),
+        Ok(Some(body)) => Ok(body),
+        Err(late) => Err(late),
+    };
+    let body = match body {
         Ok(Ok(body)) => body,
         Ok(Err(error)) => return Err(failed(meter, &error.to_string())),
         Err(_) => return Err(late(meter)),
@@ -209,9 +227,10 @@ impl Exchange {
         }
     }
 
-    /// A request that could be taken over is held until something of its answer has come.
+    /// The status line waits for the first part of the answer, so that what fails before it can be taken over, or is told by
+    /// its status.
     async fn wait_for_first(&mut self) -> Result<(), String> {
-        while self.meter.is_rescuable() && !self.over {
+        while !self.meter.has_begun() && !self.over {
             self.read().await?;
         }
         Ok(())
@@ -219,8 +238,10 @@ impl Exchange {
 
     /// Reads until at least one more part is ready, or it is over.
     async fn read(&mut self) -> Result<(), String> {
-        let deadline = self.meter.admitted().deadline;
-        let frame = match tokio::time::timeout_at(deadline.into(), self.body.frame()).await {
+        let (deadline, cut) = (self.meter.admitted().deadline, self.meter.cut());
+        let reading = tokio::time::timeout_at(deadline.into(), self.body.frame());
+        let Some(frame) = cut.run_until_cancelled(reading).await else { return Err(CUT.into()) };
+        let frame = match frame {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(innermost(&error)),
             Ok(None) if self.reason.is_some() => {

@@ -98,6 +98,8 @@ fn note(told: &mut Option<Told>, kind: String, now: ModelReading) {
         counters.prompt_tokens_begun += interval.prefix_asked;
         counters.prompt_tokens_remembered += interval.prefix_found;
         counters.preemptions += interval.preemptions;
+        counters.tokens_guessed += interval.guessed;
+        counters.tokens_guessed_right += interval.guessed_right;
     }
     *told = Some(Told { state, counters, last: now });
 }

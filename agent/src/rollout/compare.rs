@@ -12,6 +12,7 @@ use super::machine::{Happening, Step};
 use super::refusal::StepError;
 use super::run::Run;
 use super::strategy::StrategyName;
+use crate::serving::LiveRevision;
 use crate::serving::{Split, SplitKind, Trial};
 
 /// How often what came is looked at.
@@ -118,6 +119,8 @@ impl Run {
         let Some(comparison) = &mut self.comparison else { return Err(StepError::Panicked) };
         let Some(evidence) = Arc::get_mut(&mut comparison.evidence) else { return Ok(None) };
         comparison.trial.take().iter().for_each(|observation| evidence.add(observation));
+        let golden = |live: &Option<Arc<LiveRevision>>| Some(live.as_ref()?.golden()?.score);
+        evidence.set_golden(golden(&self.old), golden(&self.candidate));
         let broken = self.candidate.as_ref().and_then(|live| live.upstream()?.trouble());
         if let Some(reason) = broken.or_else(|| evidence.guard()) {
             return Ok(Some(Happening::Worse(reason)));

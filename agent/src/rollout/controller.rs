@@ -274,6 +274,7 @@ impl Controller {
             operator,
             kind,
             force: false,
+            cut: false,
             target,
             candidate,
             reservation: None,

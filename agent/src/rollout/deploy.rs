@@ -55,6 +55,7 @@ impl Controller {
             golden_prompts: settings.suite.as_ref().map(|suite| suite.prompts.len()),
             golden_floor: settings.golden_floor,
             force: request.force,
+            cut: false,
             strategy: &strategy,
         });
         if context.dry_run {

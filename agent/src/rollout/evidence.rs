@@ -10,6 +10,7 @@ use llmdeck_verdict::{
 };
 
 use super::metric::{Measure, Metric, Timed};
+use crate::quality::GoldenScore;
 use crate::serving::{Arm, Observation};
 use crate::telemetry::{AnswerQuality, Outcome};
 use crate::time::unix_ms;
@@ -35,6 +36,7 @@ struct Counts {
     refused: Tally,
     truncated: Tally,
     quality: Tally,
+    golden: Tally,
     ttft: Values,
     tpot: Values,
     e2e: Values,
@@ -97,6 +99,7 @@ impl Counts {
             Metric::RefusalRate => &self.refused,
             Metric::TruncatedRate => &self.truncated,
             Metric::Quality => &self.quality,
+            Metric::GoldenScore => &self.golden,
             _ => &self.failed,
         }
     }
@@ -129,6 +132,16 @@ impl Evidence {
                     self.last_failed.push_back(self.candidate.failed.sum > before.sum);
                 }
             }
+        }
+    }
+
+    /// Takes the latest golden runs of both, in place of those before.
+    pub(super) fn set_golden(&mut self, stable: Option<GoldenScore>, candidate: Option<GoldenScore>) {
+        for (counts, score) in [(&mut self.stable, stable), (&mut self.candidate, candidate)] {
+            counts.golden = score.map_or_else(Tally::default, |score| Tally {
+                count: f64::from(score.prompts),
+                sum: score.score * f64::from(score.prompts),
+            });
         }
     }
 
@@ -314,7 +327,10 @@ fn margin_in_words(compared: &Compared) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::{Arm, Evidence, Metric, Observation, Outcome};
+    use crate::quality::GoldenScore;
     use crate::rollout::RolloutConfig;
     use crate::telemetry::AnswerQuality;
     use llmdeck_proto::v1::Verdict;
@@ -370,5 +386,20 @@ mod tests {
         assert!(evidence.guard().unwrap().contains("5 of its last 5"));
         evidence.add(&ended(Arm::Candidate, Outcome::Cancelled, 20_000));
         assert_eq!(evidence.candidate_requests(), 5, "what clients give up does not count");
+    }
+
+    #[test]
+    fn golden_scores_are_judged_where_they_are_asked_for() {
+        let score = |score: f64| {
+            Some(GoldenScore { score, exact_match: score, prompts: 96, low: score, high: score })
+        };
+        let judge = BTreeMap::from([(Metric::GoldenScore, 0.05)]);
+        let mut evidence = Evidence::default();
+        evidence.set_golden(score(0.97), score(0.52));
+        assert_eq!(evidence.assess(&judge, 0.05, false).verdict(), Verdict::Worse);
+        evidence.set_golden(score(0.97), score(0.96));
+        assert_eq!(evidence.assess(&judge, 0.05, true).verdict(), Verdict::Undecided);
+        evidence.set_golden(None, score(0.96));
+        assert_eq!(evidence.assess(&judge, 0.05, false).verdict(), Verdict::Undecided);
     }
 }

@@ -14,6 +14,8 @@ pub enum Metric {
     TruncatedRate,
     /// Mean of the answers' scores, 0 to 1: the share of what was checked of each that held.
     Quality,
+    /// Score of the golden suite, 0 to 1: of the same prompts, asked by the agent.
+    GoldenScore,
     /// Time to first token.
     TtftP50,
     /// Time to first token.
@@ -58,11 +60,12 @@ pub(super) enum Timed {
 
 impl Metric {
     /// Every one, in the order in which they are shown.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ErrorRate,
         Self::RefusalRate,
         Self::TruncatedRate,
         Self::Quality,
+        Self::GoldenScore,
         Self::TtftP50,
         Self::TtftP95,
         Self::TtftP99,
@@ -82,6 +85,7 @@ impl Metric {
             Self::RefusalRate => "refusal_rate",
             Self::TruncatedRate => "truncated_rate",
             Self::Quality => "quality",
+            Self::GoldenScore => "golden_score",
             Self::TtftP50 => "ttft_p50",
             Self::TtftP95 => "ttft_p95",
             Self::TtftP99 => "ttft_p99",
@@ -114,7 +118,7 @@ impl Metric {
     pub(super) fn measure(self) -> Measure {
         match self {
             Self::ErrorRate | Self::RefusalRate | Self::TruncatedRate => Measure::Rate,
-            Self::Quality => Measure::Score,
+            Self::Quality | Self::GoldenScore => Measure::Score,
             Self::TtftP50 => Measure::Quantile(Timed::Ttft, 0.50),
             Self::TtftP95 => Measure::Quantile(Timed::Ttft, 0.95),
             Self::TtftP99 => Measure::Quantile(Timed::Ttft, 0.99),

@@ -19,6 +19,8 @@ pub(super) struct PlanFacts<'a> {
     pub(super) golden_prompts: Option<usize>,
     pub(super) golden_floor: Option<f64>,
     pub(super) force: bool,
+    /// Running requests do not finish where they are.
+    pub(super) cut: bool,
     pub(super) strategy: &'a StrategyPlan,
 }
 
@@ -56,7 +58,12 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     if from > 0 && facts.strategy.strategy == StrategyName::Replace {
         let running = facts.in_flight;
         let they = if running == 1 { "request" } else { "requests" };
-        effects.push(format!("{running} {they} running on {name}@{from} finish there"));
+        if facts.cut {
+            effects.push(format!("{running} {they} running on {name}@{from} do not finish there:"));
+            effects.push("they begin again where nothing was sent, and end with an error elsewhere".into());
+        } else {
+            effects.push(format!("{running} {they} running on {name}@{from} finish there"));
+        }
     }
     let undo = if from > 0 {
         format!("roll back: {name}@{from} is kept ready while memory allows")

@@ -59,6 +59,7 @@ impl Controller {
             golden_prompts: None,
             golden_floor: None,
             force: false,
+            cut: request.cut_running,
             strategy: &StrategyPlan::replace(),
         });
         if context.dry_run {
@@ -83,7 +84,7 @@ impl Controller {
         let at_once = StrategyPlan::replace();
         let run =
             self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate, at_once)?;
-        let run = Run { reservation, ..run };
+        let run = Run { reservation, cut: request.cut_running, ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         let task = tokio::spawn(run.run_until_swapped(claim));
         if ready {

@@ -32,6 +32,8 @@ pub(super) struct Run {
     pub(super) operator: Operator,
     pub(super) kind: Move,
     pub(super) force: bool,
+    /// Running requests do not finish on the old revision.
+    pub(super) cut: bool,
     pub(super) target: RevisionRow,
     pub(super) candidate: Option<Arc<LiveRevision>>,
     /// Memory for a candidate that is not loaded yet.
@@ -174,6 +176,9 @@ impl Run {
             .map_err(|_| StepError::Panicked)??;
         self.deployment.swap_to(&live);
         self.running_at_swap = self.old.as_ref().map_or(0, |old| old.in_flight());
+        if let Some(old) = self.old.as_ref().filter(|_| self.cut) {
+            old.cut_running();
+        }
         let text = format!("serves all new requests; {} finish on the old", self.running_at_swap);
         let subject = format!("{}@{number}", self.deployment.name());
         self.controller.events.push(Severity::Information, &subject, text, &self.operator.to_string());

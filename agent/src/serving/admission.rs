@@ -72,6 +72,11 @@ impl Admitted {
         observed.map(|(trial, _)| trial)
     }
 
+    /// Where it is compared with others.
+    pub fn compared_in(&self) -> Option<&Arc<Trial>> {
+        self.observed.as_ref().map(|(trial, _)| trial)
+    }
+
     /// Gives up its place for another attempt.
     pub fn rescue(self) -> Rescue {
         Rescue { place: self.place, arrived: self.arrived, deadline: self.deadline }

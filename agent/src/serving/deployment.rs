@@ -357,8 +357,8 @@ fn drain_revision(known: &Known, traffic_share: f64) -> v1::Revision {
         prompt_tokens_begun: readings.prompt_tokens + told.prompt_tokens_begun,
         prompt_tokens_remembered: readings.remembered_tokens + told.prompt_tokens_remembered,
         preemptions: readings.put_off + told.preemptions,
-        tokens_guessed: readings.guessed_tokens,
-        tokens_guessed_right: readings.kept_tokens,
+        tokens_guessed: readings.guessed_tokens + told.tokens_guessed,
+        tokens_guessed_right: readings.kept_tokens + told.tokens_guessed_right,
         tokens_constrained: readings.constrained_tokens,
         constraint_us: readings.constraint_us,
         ..interval.counters

@@ -8,7 +8,7 @@ use llmdeck_engine::generation::{
 use tokio::sync::mpsc;
 
 use super::admission::Rescue;
-use super::meter::Meter;
+use super::meter::{CUT, Meter};
 use super::revision::LiveRevision;
 use crate::telemetry::Outcome;
 
@@ -28,6 +28,8 @@ pub enum GenerationStep {
     Failed(String),
     /// It took longer than it may.
     DeadlineExceeded,
+    /// It was told not to finish here; whoever sends it on decides whether it begins again or ends.
+    Cut,
 }
 
 /// A request that our engine answers. Dropping it before its end is the client going away: the engine stops within a token.
@@ -86,6 +88,16 @@ impl Generation {
         self.meter.rescue()
     }
 
+    /// Nothing of it has been sent: it can begin again elsewhere.
+    pub fn begin_again(&mut self) -> Rescue {
+        self.meter.begin_again()
+    }
+
+    /// A part of it has been sent: it ends here.
+    pub fn end_cut(&mut self) {
+        self.meter.end(Outcome::ServerError, CUT);
+    }
+
     /// The revision that answers.
     pub fn revision(&self) -> &LiveRevision {
         &self.meter.admitted().revision
@@ -122,8 +134,13 @@ impl Generation {
             if self.meter.has_ended() {
                 return None;
             }
-            let deadline = self.meter.admitted().deadline;
-            let Ok(received) = tokio::time::timeout_at(deadline.into(), self.events.recv()).await else {
+            let (deadline, cut) = (self.meter.admitted().deadline, self.meter.cut());
+            let received = tokio::select! {
+                biased;
+                () = cut.cancelled() => return Some(GenerationStep::Cut),
+                received = tokio::time::timeout_at(deadline.into(), self.events.recv()) => received,
+            };
+            let Ok(received) = received else {
                 self.meter.end(Outcome::Deadline, "deadline");
                 return Some(GenerationStep::DeadlineExceeded);
             };

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llmdeck_proto::v1::RequestSummary;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admitted, Rescue};
 use super::deployment::Deployment;
@@ -10,6 +11,9 @@ use crate::quality::{AnswerText, judge};
 use crate::security::keys::Charge;
 use crate::telemetry::{AnswerQuality, Outcome};
 use crate::time::unix_ms;
+
+/// Why a request ended that was told not to finish on its revision.
+pub const CUT: &str = "cut off by a rollback";
 
 /// Measures a request from its admission to its end, whatever answers it. Dropped before its end, it counts as given up
 /// by the client.
@@ -75,6 +79,11 @@ impl Meter {
         self.tokens_out
     }
 
+    /// Whether something of the answer has come.
+    pub fn has_begun(&self) -> bool {
+        self.first_token.is_some()
+    }
+
     /// Whether it is over.
     pub fn has_ended(&self) -> bool {
         self.ended
@@ -131,9 +140,28 @@ impl Meter {
         self.end(Outcome::Ok, reason);
     }
 
-    /// Whether the stable revision can take it over, should it fail next: it is a candidate's, and has said nothing yet.
+    /// Whether the stable revision can take it over, should it fail next: it is a candidate's or was cut, and has said nothing
+    /// yet.
     pub fn is_rescuable(&self) -> bool {
-        self.admitted.on_trial().is_some() && self.first_token.is_none()
+        let may_be = self.admitted.on_trial().is_some() || self.is_cut();
+        may_be && self.first_token.is_none() && self.admitted.place.is_some()
+    }
+
+    /// Whether it was told not to finish here.
+    pub fn is_cut(&self) -> bool {
+        self.admitted.revision.cut().is_cancelled()
+    }
+
+    /// When it is told not to finish here.
+    pub fn cut(&self) -> Arc<CancellationToken> {
+        Arc::clone(self.admitted.revision.cut())
+    }
+
+    /// Nothing of the answer has been sent, whatever was computed: it can begin again elsewhere.
+    pub fn begin_again(&mut self) -> Rescue {
+        self.first_token = None;
+        self.end(Outcome::ServerError, CUT);
+        self.rescue()
     }
 
     /// Gives up its place for another attempt.

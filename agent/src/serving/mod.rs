@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use admission::{AdmissionError, Admitted, Rescue};
 pub use deployment::{Deployment, DeploymentLimits, LOADING};
 pub use generation::{Generation, GenerationStep, NotStarted};
-pub use meter::Meter;
+pub use meter::{CUT, Meter};
 pub use revision::{InFlight, LiveRevision};
 pub use route::{Preference, RevisionWish, Split, SplitKind, Stickiness};
 pub use trial::{Arm, Observation, Trial};

@@ -2,8 +2,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{MutexGuard, Notify};
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Upstream};
 use crate::placement::Loaded;
@@ -26,6 +27,8 @@ pub struct LiveRevision {
     in_flight: AtomicU32,
     last_used: Mutex<Instant>,
     idle: Notify,
+    /// Of the requests that run now; new ones get another when it is used.
+    cut: ArcSwap<CancellationToken>,
     golden: ArcSwapOption<GoldenRun>,
 }
 
@@ -48,6 +51,7 @@ impl LiveRevision {
             in_flight: AtomicU32::new(0),
             last_used: Mutex::new(Instant::now()),
             idle: Notify::new(),
+            cut: ArcSwap::default(),
             golden: ArcSwapOption::empty(),
         }
     }
@@ -107,6 +111,11 @@ impl LiveRevision {
         self.in_flight() == 0 && self.loaded.swap(None).is_some()
     }
 
+    /// Tells its running requests not to finish here; those that come later may.
+    pub fn cut_running(&self) {
+        self.cut.swap(Arc::default()).cancel();
+    }
+
     /// How long nobody has asked it; `None` while a request runs.
     pub fn idle_for(&self) -> Option<Duration> {
         let last_used = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,13 +163,20 @@ impl LiveRevision {
 /// A request's hold on its revision, until its last byte.
 pub struct InFlight {
     revision: Arc<LiveRevision>,
+    cut: Arc<CancellationToken>,
 }
 
 impl InFlight {
     /// Counts one more.
     pub fn new(revision: Arc<LiveRevision>) -> Self {
         revision.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { revision }
+        let cut = revision.cut.load_full();
+        Self { revision, cut }
+    }
+
+    /// When it is not to finish here.
+    pub fn cut(&self) -> &Arc<CancellationToken> {
+        &self.cut
     }
 
     /// What it holds.

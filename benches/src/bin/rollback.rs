@@ -227,7 +227,8 @@ async fn deploy(channel: &Channel) -> Result<()> {
 /// To the other revision; which.
 async fn roll_back(channel: &Channel) -> Result<u32> {
     let context = Some(ActionContext { reason: "a bench".into(), ..ActionContext::default() });
-    let request = RollbackRequest { deployment: "assistant".into(), context, to_revision: 0 };
+    let request =
+        RollbackRequest { deployment: "assistant".into(), context, to_revision: 0, cut_running: false };
     let answer = ControlClient::new(channel.clone()).rollback(request).await?.into_inner();
     Ok(answer.plan.unwrap_or_default().to_revision)
 }

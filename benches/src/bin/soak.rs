@@ -183,7 +183,9 @@ async fn roll(channel: &Channel, back: bool) {
     let mut control = ControlClient::new(channel.clone());
     let (deployment, context) = ("assistant".to_owned(), Some(ActionContext::default()));
     if back {
-        let _ = control.rollback(RollbackRequest { deployment, context, to_revision: 0 }).await;
+        let _ = control
+            .rollback(RollbackRequest { deployment, context, to_revision: 0, cut_running: false })
+            .await;
     } else {
         let model = "assistant-worse".to_owned();
         let _ = control

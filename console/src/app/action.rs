@@ -36,6 +36,8 @@ pub enum Action {
         deployment: String,
         /// 0 means the previous one.
         to_revision: u32,
+        /// Running requests do not finish where they are.
+        cut: bool,
     },
     /// End a rollout that has not swapped.
     Abort {

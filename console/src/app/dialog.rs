@@ -90,7 +90,7 @@ impl Dialog {
                 Action::Deploy { deployment, model, force: *force, how }
             }
             DialogKind::Promote => Action::Promote { deployment },
-            DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0 },
+            DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0, cut: false },
         }
     }
 

@@ -71,6 +71,10 @@ pub(super) struct RollbackArguments {
     /// The revision to go back to; the previous one where it is not given.
     #[arg(long, value_name = "REVISION", default_value_t = 0)]
     to: u32,
+    /// Do not let running requests finish: those of which nothing was sent yet begin again on the revision that comes back, the
+    /// rest end with an error.
+    #[arg(long)]
+    cut: bool,
     /// Why, for the audit.
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -149,8 +153,8 @@ pub(super) fn step(text: &str) -> Result<RolloutStep, String> {
 }
 
 pub(super) async fn rollback(arguments: RollbackArguments) -> Result<(), CliError> {
-    let RollbackArguments { name, to, reason, change } = arguments;
-    make(Action::Rollback { deployment: name, to_revision: to }, reason, change).await
+    let RollbackArguments { name, to, cut, reason, change } = arguments;
+    make(Action::Rollback { deployment: name, to_revision: to, cut }, reason, change).await
 }
 
 pub(super) async fn evaluate(arguments: EvaluateArguments) -> Result<(), CliError> {

@@ -85,7 +85,7 @@ pub(super) async fn run(demo: Demo, time: Duration) -> Result<ExitCode> {
     // However slow the machine is, users meet the worse model before it is taken back.
     wait_for_answers(&demo, deployed.to_revision).await?;
     tokio::time::sleep((part * 2).saturating_sub(started.elapsed())).await;
-    let back = Action::Rollback { deployment: DEPLOYMENT.into(), to_revision: 0 };
+    let back = Action::Rollback { deployment: DEPLOYMENT.into(), to_revision: 0, cut: false };
     let (rolled_back, rollback_answered) = change(&channel, back, "quality fell").await?;
     let after = watcher.wait_for_score(Some(during)).await?;
 

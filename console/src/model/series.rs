@@ -10,6 +10,9 @@ const MOST_POINTS: usize = 600;
 /// Intervals that the percentiles of a point are taken over.
 pub const SMOOTHED: usize = 5;
 
+/// Parts that a bucket is drawn in: at least as many as a screen has lines.
+const BUCKET_PARTS: usize = 128;
+
 /// Points in order of time, the newest last.
 #[derive(Clone, Debug)]
 pub struct Series<T> {
@@ -136,10 +139,14 @@ pub struct RevisionPoint {
     pub itl: SparseHistogram,
     /// Arrival to last byte.
     pub e2e: SparseHistogram,
+    /// Arrival to the first step.
+    pub queue: SparseHistogram,
     /// Requests that ended well.
     pub ok: u64,
     /// Requests that we failed or that took too long.
     pub failed: u64,
+    /// Tokens of prompts.
+    pub tokens_in: u64,
     /// Generated tokens.
     pub tokens_out: u64,
     /// Tokens of prompts that began, and how many of them were remembered from earlier prompts.
@@ -208,6 +215,33 @@ impl RevisionPoint {
         Percentiles::of(&self.e2e, bounds(std::slice::from_ref(self), |coarse| &coarse.e2e_us))
     }
 
+    /// Of arrival to the first step.
+    pub fn queue_percentiles(&self) -> Option<Percentiles> {
+        Percentiles::of(&self.queue, bounds(std::slice::from_ref(self), |coarse| &coarse.queue_us))
+    }
+
+    /// Times to the first token, each with how many there were. Where another server counted in buckets, every part of a
+    /// bucket has as many as the whole: where in it they lie is not known.
+    pub fn ttft_spread(&self) -> Vec<(f64, u64)> {
+        let bounds_us = bounds(std::slice::from_ref(self), |coarse| &coarse.ttft_us);
+        if bounds_us.is_empty() {
+            return self.ttft.iter().map(|(value, count)| (value as f64, count)).collect();
+        }
+        let mut counts = vec![0; bounds_us.len()];
+        for (value, count) in self.ttft.iter() {
+            // What is above all bounds is drawn in the last bucket.
+            let at = bounds_us.partition_point(|bound| bound + bound / 1_000 < value);
+            counts[at.min(bounds_us.len() - 1)] += count;
+        }
+        let lows = std::iter::once(0).chain(bounds_us.iter().copied());
+        let parts = lows.zip(bounds_us).zip(counts).filter(|(_, count)| *count > 0);
+        let parts = parts.flat_map(|((low, high), count)| {
+            let width = (high - low) as f64 / BUCKET_PARTS as f64;
+            (0..BUCKET_PARTS).map(move |part| (low as f64 + width * (part as f64 + 0.5), count))
+        });
+        parts.collect()
+    }
+
     fn of(revision: &Revision) -> Self {
         let counters = revision.counters.unwrap_or_default();
         let quality = revision.quality.unwrap_or_default();
@@ -217,8 +251,10 @@ impl RevisionPoint {
             ttft: decoded(revision.ttft_us.as_ref()),
             itl: decoded(revision.itl_us.as_ref()),
             e2e: decoded(revision.e2e_us.as_ref()),
+            queue: decoded(revision.queue_us.as_ref()),
             ok: counters.requests_ok,
             failed: counters.requests_server_error + counters.requests_deadline,
+            tokens_in: counters.tokens_in,
             tokens_out: counters.tokens_out,
             prompt_tokens: counters.prompt_tokens_begun,
             remembered_tokens: counters.prompt_tokens_remembered,
@@ -273,8 +309,10 @@ impl Series<DeploymentPoint> {
                 ttft: SparseHistogram::merged(parts.iter().map(|part| &part.ttft)),
                 itl: SparseHistogram::merged(parts.iter().map(|part| &part.itl)),
                 e2e: SparseHistogram::merged(parts.iter().map(|part| &part.e2e)),
+                queue: SparseHistogram::merged(parts.iter().map(|part| &part.queue)),
                 ok: sum(|part| part.ok),
                 failed: sum(|part| part.failed),
+                tokens_in: sum(|part| part.tokens_in),
                 tokens_out: sum(|part| part.tokens_out),
                 prompt_tokens: sum(|part| part.prompt_tokens),
                 remembered_tokens: sum(|part| part.remembered_tokens),
@@ -298,6 +336,11 @@ impl Window {
     /// Ended requests a second. `None` without an interval.
     pub fn requests_per_s(&self) -> Option<f64> {
         self.per_s(self.total.ok + self.total.failed)
+    }
+
+    /// Tokens of prompts a second.
+    pub fn tokens_in_per_s(&self) -> Option<f64> {
+        self.per_s(self.total.tokens_in)
     }
 
     /// Generated tokens a second.

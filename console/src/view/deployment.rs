@@ -53,6 +53,10 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
     let mut x = pen.put(3, 0, &key.name, Tone::Strong);
     let stable = deployment.revisions.iter().find(|revision| revision.number == deployment.stable_revision);
     let what = match stable {
+        Some(revision) if view.is_without_agent(key.node) => {
+            let kind = revision.server.as_ref().map_or("a server", |server| server.kind.as_str());
+            format!("  {kind} without an agent, by its own metrics")
+        }
         Some(revision) => format!("@{}  {}", revision.number, model_name(&revision.model)),
         None => format!("  {}", deployment.unavailable),
     };
@@ -71,7 +75,33 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
             &text,
             if rollout.ended_unix_ms.is_some() && tone == Tone::Information { Tone::Quiet } else { tone },
         );
+    } else {
+        pen.put(3, 2, &latencies(view, &window), Tone::Plain);
     }
+}
+
+/// The latencies that have no chart, where no rollout takes their line.
+fn latencies(view: &View<'_>, window: &Window) -> String {
+    let total = &window.total;
+    let symbols = &view.theme.symbols;
+    let named = [
+        ("ITL", total.itl_percentiles()),
+        ("E2E", total.e2e_percentiles()),
+        ("queue", total.queue_percentiles()),
+    ];
+    let known = named.into_iter().filter(|(_, percentiles)| percentiles.is_some());
+    let mut parts: Vec<String> =
+        known.map(|(name, percentiles)| format!("{name} {}", pair(percentiles, symbols))).collect();
+    if !parts.is_empty() {
+        parts[0] = format!("p50/p99 ms: {}", parts[0]);
+    }
+    parts.extend(
+        window
+            .tokens_in_per_s()
+            .filter(|rate| *rate > 0.0)
+            .map(|tokens| format!("{} tok/s in", rate(tokens))),
+    );
+    parts.join("   ")
 }
 
 /// Wide screens have room for what moved: tokens and failures a second, and the score of what served.
@@ -143,12 +173,11 @@ fn cache(revision: &Revision) -> String {
 
 /// What is surely known of percentiles that another server counted in buckets.
 fn buckets(percentiles: Percentiles) -> Option<String> {
-    let [median, _, high] = percentiles.buckets?;
     let text = |Bucket { low, high }: Bucket| match high {
         Some(high) => format!("{}-{}", milliseconds(low), milliseconds(high)),
         None => format!("above {}", milliseconds(low)),
     };
-    Some(format!(": p50 in {}, p99 in {}, the server's buckets", text(median), text(high)))
+    Some(format!("TTFT p50 p95 p99, ms, in {}", percentiles.buckets?.map(text).join(", ")))
 }
 
 /// From a little below the least p50 to a little above the greatest p99 and the objective.
@@ -166,8 +195,8 @@ fn percentiles(
     pen: &mut Pen<'_>,
 ) {
     let newest = series.last(SMOOTHED).rev().find_map(|point| point.ttft);
-    let about = newest.and_then(buckets).unwrap_or_default();
-    pen.rule(0, &format!("TTFT p50 p95 p99 over {SMOOTHED} intervals, ms{about}"));
+    let exact = || format!("TTFT p50 p95 p99 over {SMOOTHED} intervals, ms");
+    pen.rule(0, &newest.and_then(buckets).unwrap_or_else(exact));
     let height = pen.area.height.saturating_sub(2);
     let width = pen.area.width.saturating_sub(AXIS + 1);
     let points: Vec<&DeploymentPoint> = series.last(width.into()).collect();
@@ -217,25 +246,23 @@ fn time_axis(view: &View<'_>, points: &[&DeploymentPoint], y: u16, pen: &mut Pen
 }
 
 fn latency(view: &View<'_>, series: &Series<DeploymentPoint>, pen: &mut Pen<'_>) {
-    pen.rule(0, "TTFT of each request, ms");
+    let coarse = series.newest().is_some_and(|point| point.revisions.iter().any(|one| one.coarse.is_some()));
+    pen.rule(0, if coarse { "TTFT by the server's buckets, ms" } else { "TTFT of each request, ms" });
     let height = pen.area.height.saturating_sub(1);
     let width = pen.area.width.saturating_sub(AXIS + 1);
     let points: Vec<&DeploymentPoint> = series.last(width.into()).collect();
-    let values = || {
-        let revisions = points.iter().flat_map(|point| &point.revisions);
-        revisions.flat_map(|revision| revision.ttft.iter()).map(|(value, _)| value)
-    };
-    let (Some(least), Some(most)) = (values().min(), values().max()) else { return };
+    let values = || points.iter().flat_map(|point| &point.revisions).flat_map(RevisionPoint::ttft_spread);
+    let (least, most) = values()
+        .fold((f64::INFINITY, 0.0f64), |(least, most), (value, _)| (least.min(value), most.max(value)));
+    if most == 0.0 {
+        return;
+    }
     if height < 2 {
         return;
     }
-    let (low, high) =
-        ((least as f64 * 0.9).max(LEAST_SCALE_US), (most as f64 * 1.1).max(LEAST_SCALE_US * 2.0));
+    let (low, high) = ((least * 0.9).max(LEAST_SCALE_US), (most * 1.1).max(LEAST_SCALE_US * 2.0));
     let area = Rect { x: pen.area.x + AXIS, y: pen.area.y + 1, width, height };
-    let columns = points.iter().map(|point| {
-        let revisions = point.revisions.iter();
-        revisions.flat_map(|revision| revision.ttft.iter()).map(|(value, count)| (value as f64, count))
-    });
+    let columns = points.iter().map(|point| point.revisions.iter().flat_map(RevisionPoint::ttft_spread));
     heatmap(columns, (low, high), pen.style(Tone::Plain), &view.theme.symbols, area, pen.buffer);
     pen.put_right(AXIS - 1, 1, &milliseconds(high as u64), Tone::Quiet);
     pen.put_right(AXIS - 1, height, &milliseconds(low as u64), Tone::Quiet);
@@ -316,12 +343,13 @@ fn revision_cells(view: &View<'_>, key: &DeploymentKey, revision: &Revision, wid
 fn quality(view: &View<'_>, revision: &Revision, window: &Window, wide: bool) -> String {
     let quality = revision.quality.unwrap_or_default();
     let golden = quality.golden_score.zip(quality.golden_low).zip(quality.golden_high);
-    let Some(((score, low), high)) = golden else { return format!("  {}", view.theme.symbols.missing) };
+    let flawed = window.flawed_share().filter(|_| wide).map(|flawed| format!("  {} flawed", percent(flawed)));
+    let flawed = flawed.unwrap_or_default();
+    let Some(((score, low), high)) = golden else {
+        return format!("  {}{flawed}", view.theme.symbols.missing);
+    };
     let text = format!("  {score:.2} {low:.2}-{high:.2}").replace("0.", ".").replace("1.00", "1.0");
-    match window.flawed_share().filter(|_| wide) {
-        Some(flawed) => format!("{text}  {} flawed", percent(flawed)),
-        None => text,
-    }
+    text + &flawed
 }
 
 pub(crate) fn state_word(state: State) -> &'static str {

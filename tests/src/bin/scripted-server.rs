@@ -39,6 +39,12 @@ struct Arguments {
     /// From this request on, answers with JSON that is none of the API's; 0 never.
     #[arg(long, default_value_t = 0)]
     strange_from: u64,
+    /// From this request on, never answers; 0 never.
+    #[arg(long, default_value_t = 0)]
+    hang_from: u64,
+    /// From this request on, refuses each as malformed; 0 never.
+    #[arg(long, default_value_t = 0)]
+    refuse_from: u64,
     /// Never says that it is ready.
     #[arg(long)]
     never_ready: bool,
@@ -200,6 +206,12 @@ fn complete(stream: &mut TcpStream, body: &[u8], arguments: &Arguments, number: 
     }
     if strange {
         return write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ndata: 5\n\n");
+    }
+    if arguments.hang_from > 0 && number >= arguments.hang_from {
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    if arguments.refuse_from > 0 && number >= arguments.refuse_from {
+        return answer(stream, 400, &json!({ "error": { "message": "not of my kind" } }));
     }
     if every(arguments.fail_every) {
         return answer(stream, 500, &json!({ "error": { "message": "scripted failure" } }));
