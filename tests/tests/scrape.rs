@@ -120,6 +120,7 @@ fn several_servers_are_on_one_screen_and_a_dead_one_says_so() {
         screen.send("\r");
         screen.wait_until("the buckets", |text| text.contains("in 80-160, 80-160, 80-160"));
         screen.send("r");
+        screen.wait_until("that it cannot be changed", |text| text.contains("not changed"));
         asking.join().unwrap();
     });
 }

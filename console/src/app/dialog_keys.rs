@@ -41,13 +41,29 @@ pub(super) fn open_promote(app: &mut App, model: &Model, key: DeploymentKey) -> 
 }
 
 fn open_planned(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind) -> Vec<Intent> {
+    if only_looked_at(app, model, &key) {
+        return Vec::new();
+    }
     let mut dialog = dialog(app, model, key, kind, Field::Reason);
     let intent = ask_plan(app, &mut dialog);
     app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
     vec![intent]
 }
 
+/// A server without an agent cannot be changed; the operator is told before anything is typed.
+fn only_looked_at(app: &mut App, model: &Model, key: &DeploymentKey) -> bool {
+    let without_agent = model.is_without_agent(key.node);
+    if without_agent {
+        app.notice =
+            Some(format!("{} is a server without an agent: it can be looked at, not changed", key.name));
+    }
+    without_agent
+}
+
 pub(super) fn open_deploy(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    if only_looked_at(app, model, &key) {
+        return Vec::new();
+    }
     let node = key.node;
     let kind = DialogKind::Deploy {
         model: TextField::default(),

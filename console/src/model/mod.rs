@@ -97,6 +97,12 @@ impl Model {
         of.max_by_key(|rollout| (rollout.ended_unix_ms.is_none(), rollout.started_unix_ms))
     }
 
+    /// Whether a node has answered and is another server, which can only be looked at.
+    pub fn is_without_agent(&self, node: usize) -> bool {
+        let frame = self.nodes.get(node).and_then(|node| node.frame.as_ref());
+        frame.is_some_and(|frame| frame.agent_version.is_empty())
+    }
+
     /// Alerts of every node, with its index.
     pub fn alerts(&self) -> impl Iterator<Item = (usize, &Alert)> {
         let frames = self.nodes.iter().enumerate();

@@ -88,10 +88,10 @@ fn footer(view: &View<'_>, pen: &mut Pen<'_>) {
         pen.put(1, above, &guide(app, view.model), Tone::Information);
     }
     let keys = match &app.screen {
-        Screen::Fleet if (0..view.model.nodes.len()).all(|node| view.is_without_agent(node)) => {
+        Screen::Fleet if (0..view.model.nodes.len()).all(|node| view.model.is_without_agent(node)) => {
             "Enter open   / filter   : command   ? help"
         }
-        Screen::Deployment(key) if view.is_without_agent(key.node) => "Esc back   : command   ? help",
+        Screen::Deployment(key) if view.model.is_without_agent(key.node) => "Esc back   : command   ? help",
         Screen::Fleet => "Enter open   r roll back   d deploy   / filter   : command   ? help",
         Screen::Deployment(_) => "Esc back   Enter rollout   r roll back   d deploy   : command   ? help",
         Screen::Rollout(_) => "Esc back   p pause   P promote   x end it   r roll back   ? help",

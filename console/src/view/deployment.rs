@@ -53,7 +53,7 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
     let mut x = pen.put(3, 0, &key.name, Tone::Strong);
     let stable = deployment.revisions.iter().find(|revision| revision.number == deployment.stable_revision);
     let what = match stable {
-        Some(revision) if view.is_without_agent(key.node) => {
+        Some(revision) if view.model.is_without_agent(key.node) => {
             let kind = revision.server.as_ref().map_or("a server", |server| server.kind.as_str());
             format!("  {kind} without an agent, by its own metrics")
         }

@@ -49,14 +49,6 @@ pub struct View<'a> {
     pub zone: &'a TimeZone,
 }
 
-impl View<'_> {
-    /// Whether a node has answered and is another server, which can only be looked at.
-    pub(crate) fn is_without_agent(&self, node: usize) -> bool {
-        let frame = self.model.nodes.get(node).and_then(|node| node.frame.as_ref());
-        frame.is_some_and(|frame| frame.agent_version.is_empty())
-    }
-}
-
 /// Draws the screen; says where things are for the mouse.
 pub fn draw(view: &View<'_>, area: Rect, buffer: &mut Buffer) -> Hits {
     let mut hits = Hits::default();
