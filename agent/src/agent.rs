@@ -165,7 +165,7 @@ impl Agent {
         let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
         let instance = format!("{:016x}", rand::random::<u64>());
         let maker =
-            FrameMaker::new(node, instance, doors.http.to_string(), config.prices.clone(), folder, gpu);
+            FrameMaker::new(node, instance, doors.own_http.to_string(), config.prices.clone(), folder, gpu);
         let history = Arc::new(History::new(Arc::clone(&store), config.history_bytes));
         let controller = Arc::new(Controller::new(
             Arc::clone(&deployments),

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::server::TlsStream;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::{StartError, system};
 use crate::config::Config;
-use crate::security::tls::{ClientCertificates, Tls, TlsListener};
+use crate::security::tls::{ClientCertificates, Tls, TlsConnection, TlsListener};
 
 /// Idle keep-alive connections must not hold the process for longer.
 const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
@@ -136,12 +135,15 @@ where
 }
 
 impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
+    type Io = TlsConnection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         match self.next().await {
-            Some(connection) => (connection.stream, connection.address),
+            Some(connection) => {
+                let address = connection.address();
+                (connection, address)
+            }
             // The runtime is going down.
             None => std::future::pending().await,
         }

@@ -37,7 +37,14 @@ pub(super) struct Inspected {
 /// # Errors
 /// What is wrong with it, or that nobody can tell what it is.
 pub(super) fn inspect(path: &Path, kind: Option<ArtifactKind>) -> Result<Inspected, RegistryError> {
-    let files = if path.is_dir() { files_of(path)? } else { vec![path.to_owned()] };
+    let metadata = std::fs::metadata(path).map_err(read(path))?;
+    let files = if metadata.is_dir() {
+        files_of(path)?
+    } else if metadata.is_file() {
+        vec![path.to_owned()]
+    } else {
+        return Err(malformed(path, "is neither a file nor a folder"));
+    };
     let mut size_bytes = 0;
     for file in &files {
         refuse_pickle(file)?;
@@ -227,6 +234,9 @@ mod tests {
         let path = write(folder.path(), "lines.jsonl", b"{}\n");
         assert!(inspect(&path, None).unwrap_err().to_string().contains("--kind"));
         assert_eq!(inspect(&path, Some(ArtifactKind::Dataset)).unwrap().kind, ArtifactKind::Dataset);
+        // Reading it would never end.
+        let device = inspect(Path::new("/dev/zero"), Some(ArtifactKind::Dataset)).unwrap_err().to_string();
+        assert!(device.contains("neither"), "{device}");
         let refused = inspect(&path, Some(ArtifactKind::Model)).unwrap_err().to_string();
         assert!(refused.contains(".gguf"), "{refused}");
     }

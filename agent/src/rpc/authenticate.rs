@@ -1,17 +1,14 @@
 //! Who calls, before anything is looked at.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::service::Interceptor;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 use tonic::{Request, Status};
 
 use crate::security::identity::Operator;
 use crate::security::keys::{Keys, Scope};
-use crate::security::tls::TlsConnection;
+use crate::security::tls::{PeerName, TlsConnection};
 
 const BEARER: &str = "Bearer ";
 
@@ -42,45 +39,10 @@ impl Authenticate {
     }
 }
 
-/// The name in the certificate of a caller over TLS.
-#[derive(Clone)]
-pub(super) struct PeerName(Option<String>);
-
-/// A connection over TLS as tonic wants it.
-pub(super) struct Secured(pub(super) TlsConnection);
-
-impl Connected for Secured {
+impl Connected for TlsConnection {
     type ConnectInfo = PeerName;
 
     fn connect_info(&self) -> PeerName {
-        PeerName(self.0.name.clone())
-    }
-}
-
-impl AsyncRead for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0.stream).poll_shutdown(context)
+        self.name().clone()
     }
 }

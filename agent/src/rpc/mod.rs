@@ -29,7 +29,7 @@ use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Status};
 
-use self::authenticate::{Authenticate, Secured};
+use self::authenticate::Authenticate;
 use crate::jobs::Jobs;
 use crate::registry::Registry;
 use crate::rollout::Controller;
@@ -172,7 +172,7 @@ pub async fn serve(
     let Some(tls) = tls else { return Ok(local.await?) };
     let secured = futures_util::stream::unfold(tls, async |mut tls| {
         let connection = tls.next().await?;
-        Some((Ok::<_, std::io::Error>(Secured(connection)), tls))
+        Some((Ok::<_, std::io::Error>(connection), tls))
     });
     let remote = services.serve_with_incoming_shutdown(Box::pin(secured), stop.cancelled_owned());
     tokio::try_join!(local, remote)?;

@@ -4,13 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
@@ -26,6 +29,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 const MOST_HANDSHAKES: usize = 256;
 /// Connections that are ready and not yet taken.
 const MOST_READY: usize = 64;
+/// Connections of one listener; more callers wait until one ends.
+const MOST_CONNECTIONS: usize = 8_192;
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the files are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(15);
@@ -196,14 +201,56 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     Ok(key)
 }
 
+/// The name in a caller's certificate; `None` of a caller that showed none, or one without a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerName(pub Option<String>);
+
 /// A connection with TLS.
 pub struct TlsConnection {
-    /// Both ways.
-    pub stream: TlsStream<TcpStream>,
-    /// From where.
-    pub address: SocketAddr,
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    name: PeerName,
+    _place: OwnedSemaphorePermit,
+}
+
+impl TlsConnection {
+    /// From where it comes.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The name in the certificate that the caller showed.
-    pub name: Option<String>,
+    pub fn name(&self) -> &PeerName {
+        &self.name
+    }
+}
+
+impl AsyncRead for TlsConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for TlsConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// Accepts connections; those that come out have done their handshake.
@@ -236,9 +283,12 @@ impl TlsListener {
 }
 
 async fn accept(listener: TcpListener, tls: Arc<Tls>, ready: mpsc::Sender<TlsConnection>) {
-    let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
+    let (handshakes, connections) =
+        (Arc::new(Semaphore::new(MOST_HANDSHAKES)), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
     loop {
-        let Ok(place) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        // Neither is ever closed.
+        let Ok(place) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Ok(shaking) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let (stream, address) = tokio::select! {
             () = ready.closed() => return,
             accepted = listener.accept() => match accepted {
@@ -257,10 +307,11 @@ async fn accept(listener: TcpListener, tls: Arc<Tls>, ready: mpsc::Sender<TlsCon
             let _ = stream.set_nodelay(true);
             match tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    drop(place);
+                    drop(shaking);
                     let name = stream.get_ref().1.peer_certificates().and_then(|chain| name(chain.first()?));
+                    let name = PeerName(name);
                     // Nobody listens any more.
-                    let _ = ready.send(TlsConnection { stream, address, name }).await;
+                    let _ = ready.send(TlsConnection { stream, address, name, _place: place }).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "a handshake failed"),
                 Err(_) => tracing::debug!(%address, "a handshake took too long"),
