@@ -49,7 +49,11 @@ async fn others_look_act_or_are_refused_as_the_configuration_says() {
     assert!(as_nobody(&lookers, &["status"]).status.success());
     let refused = as_nobody(&lookers, &deploy);
     assert_eq!(refused.status.code(), Some(3));
-    assert!(words(&refused).contains("nobody may look but not act"), "{}", words(&refused));
+    assert!(
+        words(&refused).contains("nobody may not do this; ask root, whose agent this is"),
+        "{}",
+        words(&refused)
+    );
     let audit = std::fs::read_to_string(lookers.folder().join("data/audit.jsonl")).unwrap();
     assert!(audit.contains("\"action\":\"deploy\"") && audit.contains("\"operator\":\"nobody\""), "{audit}");
 

@@ -95,7 +95,7 @@ fn an_agent_does_not_listen_on_the_network() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("needs TLS and authentication"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("needs TLS: give [tls]"));
 }
 
 #[test]

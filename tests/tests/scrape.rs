@@ -126,6 +126,23 @@ fn several_servers_are_on_one_screen_and_a_dead_one_says_so() {
 }
 
 #[test]
+fn a_server_that_goes_and_comes_back_is_told_of() {
+    let mut server = Server::start(&["--metrics", "vllm"]);
+    let mut screen = Console::start(&[&server.url()], 100, 24);
+    screen.wait_for("scripted");
+    (0..20).for_each(|_| server.ask());
+    screen.wait_until("that it was asked", |text| text.contains('≈'));
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    screen.wait_for("does not answer: Connection refused");
+    server.child = spawn(server.port, &["--metrics", "vllm"]);
+    screen.wait_for("answers again, after");
+    screen.wait_for("was started anew; scripted counts from 0");
+    screen.send("q");
+    assert!(screen.wait());
+}
+
+#[test]
 fn what_cannot_be_read_and_what_cannot_be_done_are_said() {
     let server = Server::start(&[]);
     let status = llmdeck(&["status", "--target", &server.url()]);

@@ -207,7 +207,17 @@ pub fn check_header(path: &Path) -> Result<usize, EngineError> {
         return Ok(metadata.tensors().len());
     }
     match Tensors::of_gguf(path)? {
-        Tensors::Gguf { header, .. } => Ok(header.count()),
+        Tensors::Gguf { header, file } => {
+            let read = |source| EngineError::Read { path: path.to_owned(), source };
+            let bytes = file.file.metadata().map_err(read)?.len();
+            match header.beyond(bytes) {
+                Some(name) => Err(EngineError::malformed(
+                    path,
+                    format!("has {bytes} bytes, and tensor {name:?} starts behind its end; fetch it again"),
+                )),
+                None => Ok(header.count()),
+            }
+        }
         Tensors::Safetensors { tensors, .. } => Ok(tensors.len()),
     }
 }

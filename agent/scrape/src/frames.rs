@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::revision::State;
-use llmdeck_proto::v1::{Alert, CoarseLatency, Counters, Deployment, Frame, Quality, Revision, ServerState};
+use llmdeck_proto::v1::{
+    Alert, CoarseLatency, Counters, Deployment, Event, Frame, Quality, Revision, ServerState,
+};
 
-use crate::interval::Interval;
+use crate::interval::{Interval, began_anew};
 use crate::reading::{ModelReading, Reading};
 use crate::server::{ScrapeError, Server};
 
@@ -22,12 +24,13 @@ pub struct ServerFrames {
     sequence: u64,
     last: Option<(Instant, Reading)>,
     silent_since_unix_ms: Option<i64>,
+    events: u64,
 }
 
 impl ServerFrames {
     /// Of a server. `instance` is new whenever the watching begins anew.
     pub fn new(server: Server, instance: String) -> Self {
-        Self { server, instance, sequence: 0, last: None, silent_since_unix_ms: None }
+        Self { server, instance, sequence: 0, last: None, silent_since_unix_ms: None, events: 0 }
     }
 
     /// Asks the server; the frame says what happened since it answered before. One that does not answer is a frame too,
@@ -49,13 +52,21 @@ impl ServerFrames {
         let now = Instant::now();
         match read {
             Ok(reading) => {
-                self.silent_since_unix_ms = None;
+                if let Some(since_unix_ms) = self.silent_since_unix_ms.take() {
+                    let seconds = (now_unix_ms - since_unix_ms) / 1_000;
+                    let text = format!("answers again, after {seconds} s");
+                    frame.events.push(self.event(Severity::Information, now_unix_ms, text));
+                }
                 let before = self.last.take();
                 let since = before.as_ref().map(|(at, _)| now.saturating_duration_since(*at));
                 frame.interval_ms =
                     since.map_or(0, |since| u32::try_from(since.as_millis()).unwrap_or(u32::MAX));
                 for (name, model) in &reading.models {
                     let earlier = before.as_ref().and_then(|(_, earlier)| earlier.models.get(name));
+                    if earlier.is_some_and(|earlier| began_anew(earlier, model)) {
+                        let text = format!("was started anew; {name} counts from 0 again");
+                        frame.events.push(self.event(Severity::Warning, now_unix_ms, text));
+                    }
                     // Without an earlier reading nothing is known to have happened.
                     let interval = Interval::between(earlier.unwrap_or(model), model);
                     frame.alerts.extend(alerts(name, model, &interval, now_unix_ms));
@@ -64,8 +75,11 @@ impl ServerFrames {
                 self.last = Some((now, reading));
             }
             Err(error) => {
-                let since_unix_ms = *self.silent_since_unix_ms.get_or_insert(now_unix_ms);
                 let (subject, text) = ("server".to_owned(), words(&error));
+                if self.silent_since_unix_ms.is_none() {
+                    frame.events.push(self.event(Severity::Bad, now_unix_ms, text.clone()));
+                }
+                let since_unix_ms = *self.silent_since_unix_ms.get_or_insert(now_unix_ms);
                 if let Some((_, reading)) = &self.last {
                     for (name, model) in &reading.models {
                         let mut known = deployment(reading, name, model, &Interval::default());
@@ -77,6 +91,18 @@ impl ServerFrames {
             }
         }
         frame
+    }
+
+    fn event(&mut self, severity: Severity, time_unix_ms: i64, text: String) -> Event {
+        self.events += 1;
+        Event {
+            time_unix_ms,
+            sequence: self.events,
+            severity: severity.into(),
+            subject: "server".into(),
+            text,
+            operator: String::new(),
+        }
     }
 }
 

@@ -103,6 +103,13 @@ impl Interval {
     }
 }
 
+/// Whether the server was started anew between two readings: what only grows has shrunk.
+pub(crate) fn began_anew(before: &ModelReading, now: &ModelReading) -> bool {
+    let counters: [fn(&ModelReading) -> Option<f64>; 3] =
+        [|reading| reading.tokens_out, |reading| reading.tokens_in, |reading| reading.ok];
+    counters.iter().any(|of| of(before).zip(of(now)).is_some_and(|(before, now)| now < before))
+}
+
 fn grown(before: Option<f64>, now: Option<f64>) -> u64 {
     match (before, now) {
         (Some(before), Some(now)) if now >= before => (now - before).round() as u64,

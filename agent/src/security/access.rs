@@ -145,9 +145,12 @@ impl Access {
         if rule.is_some_and(|(_, least)| role >= *least) {
             return Ok(());
         }
+        let owner = match Operator::agent() {
+            Operator::User { uid: 0, .. } => "root".to_owned(),
+            other => format!("root or {other}"),
+        };
         Err(Status::permission_denied(format!(
-            "{operator} may not do this; ask root or {}, whose agent this is, or for a higher role in its configuration",
-            Operator::agent()
+            "{operator} may not do this; ask {owner}, whose agent this is, or for a higher role in its configuration"
         )))
     }
 }

@@ -50,8 +50,11 @@ impl NodeModel {
     /// A frame that is not newer than the latest tells states only.
     fn fold(&mut self, mut frame: Frame, events: &mut Vec<NodeEvent>) {
         let newer = self.frame.as_ref().is_none_or(|latest| frame.time_unix_ms > latest.time_unix_ms);
-        if newer && frame.interval_ms > 0 {
-            self.add_points(&frame);
+        if newer {
+            // Of no time nothing was measured; something may have happened all the same.
+            if frame.interval_ms > 0 {
+                self.add_points(&frame);
+            }
             events.extend(taken(&mut frame));
         }
         if newer || self.frame.as_ref().is_none_or(|latest| frame.time_unix_ms == latest.time_unix_ms) {

@@ -55,6 +55,12 @@ impl Header {
         self.tensors.len()
     }
 
+    /// A tensor that a file of so many bytes cannot hold.
+    pub(crate) fn beyond(&self, bytes: u64) -> Option<&str> {
+        let beyond = self.tensors.iter().find(|(_, place)| place.offset >= bytes);
+        beyond.map(|(name, _)| name.as_str())
+    }
+
     /// Reads the header; `bytes` is the file's length.
     ///
     /// # Errors
@@ -97,8 +103,7 @@ impl Header {
             place.offset = place
                 .offset
                 .checked_add(start)
-                .filter(|offset| *offset <= bytes)
-                .ok_or_else(|| format!("tensor {name:?} starts beyond the file's end; fetch it again"))?;
+                .ok_or_else(|| format!("tensor {name:?} starts beyond any file"))?;
         }
         Ok(header)
     }
