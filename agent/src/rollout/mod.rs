@@ -2,6 +2,7 @@
 
 mod active;
 mod compare;
+mod compared;
 mod controller;
 mod deploy;
 mod evidence;

@@ -7,6 +7,7 @@ use llmdeck_proto::v1;
 use llmdeck_proto::v1::revision::State;
 
 use super::admission::{Admission, AdmissionError, Admitted, Refusal, Rescue};
+use super::framed::drain_revision;
 use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
 use super::route::{Preference, RevisionWish, Route, Split, SplitKind, Stickiness};
@@ -310,7 +311,7 @@ impl Deployment {
             stable_revision: stable,
             revisions: known
                 .iter()
-                .map(|known| drain_revision(known, share_of(known.live.number())))
+                .map(|known| drain_revision(&known.live, known.state, share_of(known.live.number())))
                 .collect(),
             queue_depth: self.admission.waiting(),
             queue_limit: self.admission.queue_limit(),
@@ -340,62 +341,5 @@ fn set(revisions: &mut Vec<Known>, revision: &Arc<LiveRevision>, state: State) {
     match revisions.iter_mut().find(|known| known.live.number() == revision.number()) {
         Some(known) => known.state = state,
         None => revisions.push(Known { live: Arc::clone(revision), state }),
-    }
-}
-
-fn drain_revision(known: &Known, traffic_share: f64) -> v1::Revision {
-    let live = &known.live;
-    let spec = live.spec();
-    let loaded = live.loaded();
-    let readings = loaded.as_ref().map(|loaded| loaded.drain_readings()).unwrap_or_default();
-    let footprint = loaded.as_ref().map(|loaded| loaded.footprint());
-    let unloaded = live.backend().is_none() && known.state == State::Serving;
-    let interval = live.recorder().drain();
-    let (server, told) = live.upstream().and_then(|upstream| upstream.own_metrics()).unzip();
-    let told = told.unwrap_or_default();
-    let counters = v1::Counters {
-        prompt_tokens_begun: readings.prompt_tokens + told.prompt_tokens_begun,
-        prompt_tokens_remembered: readings.remembered_tokens + told.prompt_tokens_remembered,
-        preemptions: readings.put_off + told.preemptions,
-        tokens_guessed: readings.guessed_tokens + told.tokens_guessed,
-        tokens_guessed_right: readings.kept_tokens + told.tokens_guessed_right,
-        tokens_constrained: readings.constrained_tokens,
-        constraint_us: readings.constraint_us,
-        ..interval.counters
-    };
-    let mut quality = interval.quality;
-    if let Some(run) = live.golden() {
-        quality.golden_score = Some(run.score.score);
-        quality.golden_low = Some(run.score.low);
-        quality.golden_high = Some(run.score.high);
-        quality.golden_exact_match = Some(run.score.exact_match);
-        quality.golden_prompts = run.score.prompts;
-        quality.golden_unix_ms = Some(run.ended_unix_ms);
-    }
-    v1::Revision {
-        number: spec.number,
-        state: if unloaded { State::Unloaded } else { known.state }.into(),
-        traffic_share,
-        model: spec.model.clone(),
-        model_digest: spec.digest.clone(),
-        parameters: live.parameters(),
-        weights_bytes: live.weights_bytes(),
-        queue_us: Some(interval.queue_us),
-        ttft_us: Some(interval.ttft_us),
-        itl_us: Some(interval.itl_us),
-        tpot_us: Some(interval.tpot_us),
-        e2e_us: Some(interval.e2e_us),
-        counters: Some(counters),
-        in_flight: live.in_flight(),
-        batch_size: u32::try_from(readings.batch_size).unwrap_or(u32::MAX),
-        kv_used_bytes: readings.cache_used_bytes,
-        kv_total_bytes: readings.cache_total_bytes,
-        kv_remembered_bytes: readings.cache_remembered_bytes,
-        resident_weights_bytes: footprint.map_or(0, |footprint| footprint.weights_bytes),
-        scratch_bytes: footprint.map_or(0, |footprint| footprint.scratch_bytes),
-        quality: Some(quality),
-        server,
-        coarse: None,
-        created_unix_ms: spec.created_unix_ms,
     }
 }

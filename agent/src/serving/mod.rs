@@ -2,6 +2,7 @@
 
 mod admission;
 mod deployment;
+mod framed;
 mod generation;
 mod meter;
 mod recent;
