@@ -1,15 +1,15 @@
 //! What the console knows: frames in, one model out. Views read it; only the fold writes it.
 
 mod fold;
+mod percentiles;
 mod series;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use llmdeck_proto::v1::{Alert, Deployment, Event, Frame, Rollout};
 
-pub use series::{
-    Bucket, DeploymentPoint, GpuPoint, HostPoint, Percentiles, RevisionPoint, SMOOTHED, Series, Timed, Window,
-};
+pub use percentiles::{Bucket, Percentiles};
+pub use series::{DeploymentPoint, GpuPoint, HostPoint, RevisionPoint, SMOOTHED, Series, Timed, Window};
 
 /// Most events kept, over all nodes.
 pub const MOST_EVENTS: usize = 2_000;
