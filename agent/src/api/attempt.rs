@@ -209,11 +209,12 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
     /// A copy, whose answer is measured and scored and goes nowhere. What the candidate refuses and the stable revision answers
     /// is the candidate's failure.
     async fn shadow(self: Arc<Self>, admitted: Admitted) {
-        let trial = admitted.compared_in().cloned();
+        let (trial, deadline) = (admitted.compared_in().cloned(), admitted.deadline);
         let refused = !self.copied(admitted).await;
-        if let Some(trial) = trial.filter(|_| refused)
-            && *self.answered.wait().await
-        {
+        let Some(trial) = trial.filter(|_| refused) else { return };
+        // A client that goes away leaves it unknown.
+        let answered = tokio::time::timeout_at(deadline.into(), self.answered.wait()).await;
+        if answered.is_ok_and(|answered| *answered) {
             trial.observe(Observation::refused(Arm::Candidate));
         }
     }

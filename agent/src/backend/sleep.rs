@@ -2,10 +2,12 @@
 //! no load (<https://docs.vllm.ai/en/stable/features/sleep_mode/>; the server needs `--enable-sleep-mode`, and
 //! `VLLM_SERVER_DEV_MODE=1` for its paths).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::StatusCode;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::client::{ClientError, ServerClient, json_of};
 
@@ -18,20 +20,33 @@ const WAKE: &str = "/wake_up";
 
 /// Whether a server sleeps, as far as this agent has sent it to.
 #[derive(Debug, Default)]
-pub(super) struct Sleep(AtomicBool);
+pub(super) struct Sleep {
+    asleep: AtomicBool,
+    /// Held by whoever sends it to sleep or keeps it awake.
+    turn: Arc<Mutex<()>>,
+}
+
+/// As long as it is held, nobody sends the server to sleep.
+#[derive(Debug)]
+pub struct Awake(#[expect(dead_code, reason = "held, not read")] OwnedMutexGuard<()>);
 
 impl Sleep {
     pub(super) fn is_asleep(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.asleep.load(Ordering::SeqCst)
     }
 
-    /// Sends it to sleep where it can; whether it sleeps.
-    pub(super) async fn fall_asleep(&self, client: &ServerClient) -> Result<bool, ClientError> {
-        if asleep(client).await?.is_none() {
+    /// Sends it to sleep where it can and `unused` still says so; whether it sleeps.
+    pub(super) async fn fall_asleep(
+        &self,
+        client: &ServerClient,
+        unused: impl Fn() -> bool,
+    ) -> Result<bool, ClientError> {
+        let _turn = self.turn.lock().await;
+        if asleep(client).await?.is_none() || !unused() {
             return Ok(false);
         }
-        // Marked first: whoever wants it from now on wakes it.
-        self.0.store(true, Ordering::SeqCst);
+        // Marked first: if it does not answer, it may sleep.
+        self.asleep.store(true, Ordering::SeqCst);
         tell(client, SLEEP).await?;
         Ok(true)
     }
@@ -41,8 +56,17 @@ impl Sleep {
         if asleep(client).await? == Some(true) {
             tell(client, WAKE).await?;
         }
-        self.0.store(false, Ordering::SeqCst);
+        self.asleep.store(false, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Keeps it awake as long as what this returns is held. Asks nothing of a server that was not sent to sleep.
+    pub(super) async fn keep_awake(&self, client: Option<&ServerClient>) -> Result<Awake, ClientError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        if self.is_asleep() {
+            self.wake(client.ok_or_else(|| ClientError::Broken("it is down".into()))?).await?;
+        }
+        Ok(Awake(turn))
     }
 }
 

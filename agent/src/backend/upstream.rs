@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::child::ServerProcess;
 use super::client::{ClientError, ServerClient};
 use super::own_metrics::OwnMetrics;
-use super::sleep::Sleep;
+use super::sleep::{Awake, Sleep};
 use super::spec::{BackendKind, BackendSpec, ProcessSpec, SpecError, Standby};
 
 const PROBE_EVERY: Duration = Duration::from_millis(100);
@@ -134,24 +134,24 @@ impl Upstream {
         self.sleep.is_asleep()
     }
 
-    /// Sends it to sleep if it is to stand by that way and can; whether it sleeps. Nobody may be waiting for its answers.
+    /// Sends it to sleep if it is to stand by that way, can, and is `unused` still; whether it sleeps. Nobody may be waiting
+    /// for its answers.
     ///
     /// # Errors
     /// When it does not do as it is told.
-    pub async fn stand_by(&self) -> Result<bool, ClientError> {
+    pub async fn stand_by(&self, unused: impl Fn() -> bool) -> Result<bool, ClientError> {
         match self.client() {
-            Some(client) if self.standby == Standby::Asleep => self.sleep.fall_asleep(&client).await,
+            Some(client) if self.standby == Standby::Asleep => self.sleep.fall_asleep(&client, unused).await,
             _ => Ok(false),
         }
     }
 
-    /// Wakes it.
+    /// Wakes it if it sleeps, and keeps it awake as long as what this returns is held.
     ///
     /// # Errors
-    /// When it is down, or does not wake.
-    pub async fn wake(&self) -> Result<(), ClientError> {
-        let client = self.client().ok_or_else(|| ClientError::Broken("it is down".into()))?;
-        self.sleep.wake(&client).await
+    /// When it sleeps and is down, or does not wake.
+    pub async fn keep_awake(&self) -> Result<Awake, ClientError> {
+        self.sleep.keep_awake(self.client().as_ref()).await
     }
 
     /// What the server calls the model.

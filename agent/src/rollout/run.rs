@@ -120,7 +120,7 @@ impl Run {
         if let Some(live) = self.deployment.loaded(self.target.number)
             && let Some(upstream) = live.upstream().filter(|upstream| upstream.is_asleep())
         {
-            upstream.wake().await.map_err(StepError::Wake)?;
+            upstream.keep_awake().await.map_err(StepError::Wake)?;
             self.deployment.set_state(&live, RevisionState::Warming);
             self.candidate = Some(live);
             return Ok(Happening::Loaded);
@@ -169,12 +169,18 @@ impl Run {
     /// The promise first, then the route: after a crash in between, the restart serves what was promised.
     async fn swap(&mut self) -> Result<Happening, StepError> {
         let Some(live) = self.candidate.clone() else { return Err(StepError::Panicked) };
+        // A standby that was just being sent to sleep is woken, and is not sent again once it serves.
+        let awake = match live.upstream() {
+            Some(upstream) => Some(upstream.keep_awake().await.map_err(StepError::Wake)?),
+            None => None,
+        };
         let (store, name, number) =
             (Arc::clone(&self.controller.store), self.deployment.name().to_owned(), self.target.number);
         tokio::task::spawn_blocking(move || store.promise(&name, number))
             .await
             .map_err(|_| StepError::Panicked)??;
         self.deployment.swap_to(&live);
+        drop(awake);
         self.running_at_swap = self.old.as_ref().map_or(0, |old| old.in_flight());
         if let Some(old) = self.old.as_ref().filter(|_| self.cut) {
             old.cut_running();
@@ -244,10 +250,8 @@ impl Run {
 async fn sleep_when_idle(deployment: Arc<Deployment>, old: Arc<LiveRevision>) {
     while !old.idle_until(Instant::now() + LOOK_AGAIN).await {}
     let Some(upstream) = old.upstream() else { return };
-    if deployment.state_of(old.number()) != Some(RevisionState::Standby) {
-        return;
-    }
-    if let Err(error) = upstream.stand_by().await {
+    let unused = || deployment.state_of(old.number()) == Some(RevisionState::Standby);
+    if let Err(error) = upstream.stand_by(unused).await {
         tracing::warn!(revision = old.number(), %error, "a standby could not be sent to sleep; it stays ready");
     }
 }

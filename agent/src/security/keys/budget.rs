@@ -1,6 +1,6 @@
 //! How much a key may use: requests and tokens a minute as buckets that fill steadily, and tokens a UTC day.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -125,8 +125,8 @@ impl Budget {
         (state.requests.map(|bucket| bucket.left()), state.tokens.map(|bucket| bucket.left()))
     }
 
-    /// Takes one request and sets aside the tokens that it may need; what it really used is settled when the
-    /// charge is dropped. A limit that is smaller than what one request may generate is taken whole by it.
+    /// Takes one request and sets aside the tokens that it may need; what it really used is settled when it
+    /// is spent. A limit that is smaller than what one request may generate is taken whole by it.
     ///
     /// # Errors
     /// Which limit stands in the way; nothing is taken then.
@@ -165,11 +165,10 @@ impl Budget {
         state.today.tokens += reserved;
         let day = state.today.day;
         drop(state);
-        Ok(Charge { budget: Arc::clone(self), reserved, day, spent: AtomicU64::new(0) })
+        Ok(Charge { budget: Arc::clone(self), reserved, day, settled: AtomicBool::new(false) })
     }
 
-    fn settle(&self, charge: &Charge) {
-        let spent = charge.spent.load(Ordering::Relaxed);
+    fn settle(&self, charge: &Charge, spent: u64) {
         let mut state = self.state();
         if let Some(tokens) = &mut state.tokens {
             tokens.level = (tokens.level + charge.reserved as f64 - spent as f64).min(tokens.limit);
@@ -205,19 +204,22 @@ pub struct Charge {
     budget: Arc<Budget>,
     reserved: u64,
     day: i64,
-    spent: AtomicU64,
+    settled: AtomicBool,
 }
 
 impl Charge {
-    /// Tokens that were used, in and out.
+    /// Tokens that were used, in and out; what was set aside beyond comes back at once. Counts once.
     pub fn spend(&self, tokens: u64) {
-        self.spent.fetch_add(tokens, Ordering::Relaxed);
+        if !self.settled.swap(true, Ordering::SeqCst) {
+            self.budget.settle(self, tokens);
+        }
     }
 }
 
+/// What nothing was spent of comes back whole.
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.settle(self);
+        self.spend(0);
     }
 }
 
