@@ -54,7 +54,7 @@ impl Batch {
             .sequences
             .iter()
             .zip(tokens)
-            .map(|(blocks, tokens)| Chunk { tokens, blocks, logit_rows: 1 })
+            .map(|(blocks, tokens)| Chunk { tokens, blocks, logit_rows: 1, adapter: None })
             .collect();
         self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);
         for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {

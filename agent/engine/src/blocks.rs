@@ -16,6 +16,9 @@ const NONE: u32 = u32::MAX;
 /// Names a column by all tokens up to its end. A collision would show one user another's text, hence SHA-256.
 type ColumnKey = [u8; 32];
 
+/// Stands before all tokens: what else than them keys and values depend on. Zero for the model as it is.
+pub type PrefixRoot = [u8; 32];
+
 /// Hands out blocks, and counts every one.
 pub struct BlockPool {
     /// Each layer's window.
@@ -43,6 +46,7 @@ pub struct SequenceBlocks {
     /// By layer, then by column.
     tables: Vec<Vec<u32>>,
     len: usize,
+    root: PrefixRoot,
     /// Keys of the full columns.
     keys: Vec<ColumnKey>,
     /// Tokens of the column that is not full.
@@ -126,13 +130,13 @@ impl BlockPool {
     }
 
     /// Tokens of a prompt that are remembered; the last token is always left to compute.
-    pub fn remembered_tokens(&self, prompt: &[u32]) -> usize {
-        self.known_columns(prompt).len() * BLOCK_TOKENS
+    pub fn remembered_tokens(&self, root: PrefixRoot, prompt: &[u32]) -> usize {
+        self.known_columns(root, prompt).len() * BLOCK_TOKENS
     }
 
     /// Begins a sequence with what is remembered of its prompt.
-    pub fn begin(&mut self, prompt: &[u32]) -> SequenceBlocks {
-        let keys = self.known_columns(prompt);
+    pub fn begin(&mut self, root: PrefixRoot, prompt: &[u32]) -> SequenceBlocks {
+        let keys = self.known_columns(root, prompt);
         let len = keys.len() * BLOCK_TOKENS;
         let mut tables = vec![Vec::with_capacity(prompt.len().div_ceil(BLOCK_TOKENS)); self.windows.len()];
         for (index, key) in keys.iter().enumerate() {
@@ -146,13 +150,13 @@ impl BlockPool {
             }
         }
         self.touch(&keys);
-        SequenceBlocks { tables, len, keys, tail: Vec::new() }
+        SequenceBlocks { tables, len, root, keys, tail: Vec::new() }
     }
 
-    fn known_columns(&self, prompt: &[u32]) -> Vec<ColumnKey> {
+    fn known_columns(&self, root: PrefixRoot, prompt: &[u32]) -> Vec<ColumnKey> {
         let mut keys: Vec<ColumnKey> = Vec::new();
         for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(BLOCK_TOKENS) {
-            let key = column_key(keys.last(), tokens);
+            let key = column_key(keys.last().unwrap_or(&root), tokens);
             if !self.columns.contains_key(&key) {
                 break;
             }
@@ -219,7 +223,7 @@ impl BlockPool {
         for token in tokens {
             sequence.tail.push(*token);
             if sequence.tail.len() == BLOCK_TOKENS {
-                let key = column_key(sequence.keys.last(), &sequence.tail);
+                let key = column_key(sequence.keys.last().unwrap_or(&sequence.root), &sequence.tail);
                 let index = sequence.keys.len();
                 let blocks =
                     sequence.tables.iter().map(|table| table.get(index).copied().unwrap_or(NONE)).collect();
@@ -302,9 +306,9 @@ impl BlockPool {
     }
 }
 
-fn column_key(parent: Option<&ColumnKey>, tokens: &[u32]) -> ColumnKey {
+fn column_key(parent: &ColumnKey, tokens: &[u32]) -> ColumnKey {
     let mut hash = Sha256::new();
-    hash.update(parent.unwrap_or(&[0; 32]));
+    hash.update(parent);
     for token in tokens {
         hash.update(token.to_le_bytes());
     }
@@ -340,19 +344,19 @@ mod tests {
     fn a_prompt_with_a_known_beginning_takes_it_up() {
         let mut pool = BlockPool::new(100, vec![None, Some(20)]);
         let prompt: Vec<u32> = (0..70).collect();
-        let mut first = pool.begin(&prompt);
+        let mut first = pool.begin([0; 32], &prompt);
         assert!(first.is_empty());
         pool.grow(&mut first, 70).unwrap();
         pool.advance(&mut first, &prompt);
-        assert_eq!(pool.remembered_tokens(&prompt), 64);
-        let second = pool.begin(&prompt);
+        assert_eq!(pool.remembered_tokens([0; 32], &prompt), 64);
+        let second = pool.begin([0; 32], &prompt);
         assert_eq!((second.len(), second.table(0)), (64, &first.table(0)[..4]));
         // A token at 64 sees from 45 on: the blocks of tokens 0 to 31 are out of the second layer's window.
         assert_eq!(second.table(1)[..2], [NONE, NONE]);
         let mut other = prompt.clone();
         other[20] = 99;
-        assert_eq!(pool.remembered_tokens(&other), 16);
-        assert_eq!(pool.remembered_tokens(&prompt[..64]), 48, "the last token is left to compute");
+        assert_eq!(pool.remembered_tokens([0; 32], &other), 16);
+        assert_eq!(pool.remembered_tokens([0; 32], &prompt[..64]), 48, "the last token is left to compute");
         conserved(&pool, &[first, second]);
     }
 
@@ -361,7 +365,7 @@ mod tests {
         let mut pool = BlockPool::new(4, vec![None]);
         for start in [0, 100] {
             let prompt: Vec<u32> = (start..start + 32).collect();
-            let mut sequence = pool.begin(&prompt);
+            let mut sequence = pool.begin([0; 32], &prompt);
             pool.grow(&mut sequence, 32).unwrap();
             pool.advance(&mut sequence, &prompt);
             pool.release(&mut sequence);
@@ -369,7 +373,7 @@ mod tests {
         assert_eq!((pool.free.len(), pool.available()), (0, 4));
         let mut sequence = SequenceBlocks::default();
         pool.grow(&mut sequence, 40).unwrap();
-        let known = |start: u32| pool.remembered_tokens(&(start..start + 33).collect::<Vec<_>>());
+        let known = |start: u32| pool.remembered_tokens([0; 32], &(start..start + 33).collect::<Vec<_>>());
         assert_eq!((known(0), known(100)), (0, 16));
         assert_eq!(pool.grow(&mut sequence, 80), Err(OutOfBlocks));
         conserved(&pool, &[sequence]);
@@ -391,7 +395,7 @@ mod tests {
                     0 => pool.release(sequence),
                     1 => {
                         pool.release(sequence);
-                        *sequence = pool.begin(&tokens);
+                        *sequence = pool.begin([0; 32], &tokens);
                     }
                     _ => {
                         let start = sequence.len();

@@ -10,6 +10,7 @@ use llmdeck_kernels::elementwise::{
 use llmdeck_kernels::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
 
 use crate::EngineError;
+use crate::adapter::{Adapted, Adapter, Linear};
 use crate::blocks::SequenceBlocks;
 use crate::description::{Activation, DecoderDescription, LayerPart, RopeLayout, TensorRole};
 use crate::scratch::Scratch;
@@ -27,34 +28,37 @@ pub struct Chunk<'a> {
     pub blocks: &'a SequenceBlocks,
     /// How many of the last tokens get logits; the output matrix is the dearest of all.
     pub logit_rows: usize,
+    /// What its products are changed by.
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// A loaded decoder, shared between threads.
 pub struct Decoder {
     description: DecoderDescription,
-    embedding: Arc<Matrix>,
-    layers: Vec<Layer>,
-    final_norm: Vec<f32>,
-    output: Arc<Matrix>,
-    global_frequencies: Vec<f32>,
-    local_frequencies: Option<Vec<f32>>,
+    pub(crate) embedding: Arc<Matrix>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: Vec<f32>,
+    pub(crate) output: Arc<Matrix>,
+    pub(crate) global_frequencies: Vec<f32>,
+    pub(crate) local_frequencies: Option<Vec<f32>>,
     pool: Arc<Pool>,
 }
 
-struct Layer {
-    attention_norm: Vec<f32>,
-    query: Matrix,
-    key: Matrix,
-    value: Matrix,
-    attention_output: Matrix,
-    qkv_bias: Option<Vec<f32>>,
-    head_norms: Option<(Vec<f32>, Vec<f32>)>,
-    post_norms: Option<(Vec<f32>, Vec<f32>)>,
-    feed_forward_norm: Vec<f32>,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
-    window: Option<usize>,
+/// A layer's weights.
+pub(crate) struct Layer {
+    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) query: Matrix,
+    pub(crate) key: Matrix,
+    pub(crate) value: Matrix,
+    pub(crate) attention_output: Matrix,
+    pub(crate) qkv_bias: Option<Vec<f32>>,
+    pub(crate) head_norms: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) post_norms: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) feed_forward_norm: Vec<f32>,
+    pub(crate) gate: Matrix,
+    pub(crate) up: Matrix,
+    pub(crate) down: Matrix,
+    pub(crate) window: Option<usize>,
 }
 
 impl Decoder {
@@ -126,6 +130,23 @@ impl Decoder {
         self.layers.first().map_or(WeightFormat::F32, |layer| layer.gate.format())
     }
 
+    /// A matrix of a layer, by what an adapter calls it.
+    ///
+    /// # Panics
+    /// When there is no such layer: that is a bug of the caller.
+    pub(crate) fn linear(&self, layer: usize, linear: Linear) -> &Matrix {
+        let layer = &self.layers[layer];
+        match linear {
+            Linear::Query => &layer.query,
+            Linear::Key => &layer.key,
+            Linear::Value => &layer.value,
+            Linear::AttentionOutput => &layer.attention_output,
+            Linear::Gate => &layer.gate,
+            Linear::Up => &layer.up,
+            Linear::Down => &layer.down,
+        }
+    }
+
     /// A store of keys and values for this decoder.
     ///
     /// # Errors
@@ -162,11 +183,12 @@ impl Decoder {
             }
         }
         let angles = self.angles(&places, &mut scratch.rotations);
+        let step = Step { chunks, places: &places, adapted: adapted(chunks) };
         let mut rotations = std::mem::take(&mut scratch.rotations);
         for (index, layer) in self.layers.iter().enumerate() {
             let local = layer.window.is_some() && self.local_frequencies.is_some();
             let angles = &rotations[if local { angles } else { 0 }..];
-            layer.forward(self, index, &places, chunks, angles, store, scratch);
+            layer.forward(self, index, &step, angles, store, scratch);
         }
         std::mem::swap(&mut rotations, &mut scratch.rotations);
         self.logits(chunks, scratch)
@@ -210,6 +232,23 @@ impl Decoder {
         matmul(&self.pool, &scratch.normed, &[product], &mut scratch.logits, vocabulary);
         &mut scratch.logits[..wanted.len() * vocabulary]
     }
+}
+
+/// What the layers of one step share.
+struct Step<'a> {
+    chunks: &'a [Chunk<'a>],
+    places: &'a [Place],
+    adapted: Adapted<'a>,
+}
+
+fn adapted<'a>(chunks: &[Chunk<'a>]) -> Adapted<'a> {
+    let mut end = 0;
+    let spans = chunks.iter().filter_map(|chunk| {
+        let begin = end;
+        end += chunk.tokens.len();
+        chunk.adapter.map(|adapter| (begin..end, adapter))
+    });
+    Adapted { spans: spans.collect() }
 }
 
 /// Where a row belongs.
@@ -278,21 +317,20 @@ impl Layer {
         matrices.map(Matrix::size_bytes).iter().sum::<u64>() + vectors as u64
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a step is made of")]
     fn forward(
         &self,
         decoder: &Decoder,
         index: usize,
-        places: &[Place],
-        chunks: &[Chunk<'_>],
+        step: &Step<'_>,
         angles: &[f32],
         store: &mut KeyValueStore,
         scratch: &mut Scratch,
     ) {
         let (description, pool) = (&decoder.description, &*decoder.pool);
+        let Step { chunks, places, adapted } = step;
         let (width, count, eps) = (description.width, places.len(), description.norm_eps as f32);
         normalize(pool, &scratch.hidden, &self.attention_norm, eps, &mut scratch.normed);
-        self.project(decoder, count, angles, scratch);
+        self.project(decoder, index, step, angles, scratch);
         self.remember(decoder, index, places, chunks, store, &scratch.projected);
 
         let (q, stride) = (description.heads * description.head_dim, self.projected_width(description));
@@ -320,11 +358,13 @@ impl Layer {
         scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.attention_output, column: 0 };
         matmul(pool, &scratch.attended_rows, &[product], &mut scratch.output, width);
+        let place = (index, Linear::AttentionOutput);
+        adapted.add(pool, place, &scratch.attended_rows, &mut scratch.output, 0, width);
         let post = self.post_norms.as_ref().map(|(post_attention, _)| post_attention.as_slice());
         join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
 
         normalize(pool, &scratch.hidden, &self.feed_forward_norm, eps, &mut scratch.normed);
-        self.feed_forward(decoder, count, scratch);
+        self.feed_forward(decoder, index, step, scratch);
         let post = self.post_norms.as_ref().map(|(_, post_feed_forward)| post_feed_forward.as_slice());
         join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
     }
@@ -334,17 +374,30 @@ impl Layer {
     }
 
     /// Query, key and value heads of each row side by side, normed and rotated, the queries scaled.
-    fn project(&self, decoder: &Decoder, count: usize, angles: &[f32], scratch: &mut Scratch) {
+    fn project(
+        &self,
+        decoder: &Decoder,
+        index: usize,
+        step: &Step<'_>,
+        angles: &[f32],
+        scratch: &mut Scratch,
+    ) {
         let description = &decoder.description;
         let (dim, heads, kv_heads) = (description.head_dim, description.heads, description.kv_heads);
         let width = self.projected_width(description);
-        scratch.projected.resize(count * width, 0.0);
+        scratch.projected.resize(step.places.len() * width, 0.0);
         let products = [
             Product { matrix: &self.query, column: 0 },
             Product { matrix: &self.key, column: heads * dim },
             Product { matrix: &self.value, column: (heads + kv_heads) * dim },
         ];
         matmul(&decoder.pool, &scratch.normed, &products, &mut scratch.projected, width);
+        for (linear, Product { column, .. }) in
+            [Linear::Query, Linear::Key, Linear::Value].into_iter().zip(products)
+        {
+            let (normed, out) = (&scratch.normed, &mut scratch.projected);
+            step.adapted.add(&decoder.pool, (index, linear), normed, out, column, width);
+        }
         let rotate = match description.rope {
             RopeLayout::Halves => rotate_halves,
             RopeLayout::Interleaved => rotate_neighbours,
@@ -394,12 +447,16 @@ impl Layer {
         store.write(pool, &places, projected, stride, queries);
     }
 
-    fn feed_forward(&self, decoder: &Decoder, count: usize, scratch: &mut Scratch) {
-        let description = &decoder.description;
-        let ffn = description.ffn_width;
+    fn feed_forward(&self, decoder: &Decoder, index: usize, step: &Step<'_>, scratch: &mut Scratch) {
+        let (description, pool) = (&decoder.description, &*decoder.pool);
+        let (ffn, width, count) = (description.ffn_width, description.width, step.places.len());
         scratch.gates.resize(count * 2 * ffn, 0.0);
         let products = [Product { matrix: &self.gate, column: 0 }, Product { matrix: &self.up, column: ffn }];
-        matmul(&decoder.pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
+        matmul(pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
+        for (linear, Product { column, .. }) in [Linear::Gate, Linear::Up].into_iter().zip(products) {
+            let (normed, out) = (&scratch.normed, &mut scratch.gates);
+            step.adapted.add(pool, (index, linear), normed, out, column, 2 * ffn);
+        }
         scratch.gated.reshape(count, ffn);
         let activate = match description.activation {
             Activation::Silu => silu_gate,
@@ -407,14 +464,15 @@ impl Layer {
         };
         let mut rows: Vec<_> =
             scratch.gated.each().into_iter().zip(scratch.gates.chunks_exact(2 * ffn)).collect();
-        for_each(&decoder.pool, &mut rows, |(row, both)| {
+        for_each(pool, &mut rows, |(row, both)| {
             let (gate, up) = both.split_at(ffn);
             activate(gate, up, row.floats);
             row.quantize();
         });
-        scratch.output.resize(count * description.width, 0.0);
+        scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.down, column: 0 };
-        matmul(&decoder.pool, &scratch.gated, &[product], &mut scratch.output, description.width);
+        matmul(pool, &scratch.gated, &[product], &mut scratch.output, width);
+        step.adapted.add(pool, (index, Linear::Down), &scratch.gated, &mut scratch.output, 0, width);
     }
 }
 

@@ -317,7 +317,7 @@ impl Worker {
             .iter()
             .take(candidates)
             .map(|sequence| {
-                let remembered_tokens = self.blocks.remembered_tokens(sequence.tokens());
+                let remembered_tokens = self.blocks.remembered_tokens(sequence.root(), sequence.tokens());
                 let tokens = sequence.tokens().len() + 1;
                 Waiting {
                     priority: sequence.priority(),
@@ -401,6 +401,7 @@ impl Worker {
                 tokens: fed,
                 blocks: sequence.blocks(),
                 logit_rows: *logit_rows,
+                adapter: sequence.adapter(),
             })
             .collect();
         let mut logits = self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);

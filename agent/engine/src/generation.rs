@@ -1,11 +1,13 @@
 //! What is asked of an engine and what comes back.
 
+use std::sync::Arc;
+
+use crate::adapter::Adapter;
 use crate::constraint::Constraint;
 use crate::sampling::SamplingOptions;
 use crate::scheduler::Priority;
 
 /// One answer to generate.
-#[derive(Debug)]
 pub struct GenerationRequest {
     /// The prompt, at least one token.
     pub prompt: Vec<u32>,
@@ -23,6 +25,8 @@ pub struct GenerationRequest {
     pub constraint: Option<Constraint>,
     /// Whether the answer goes on beyond tokens that end it, to its length; for measurements.
     pub ignore_end: bool,
+    /// What the model is changed by.
+    pub adapter: Option<Arc<Adapter>>,
 }
 
 /// A token with its text, as OpenAI's `logprobs` report it.

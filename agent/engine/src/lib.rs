@@ -4,6 +4,7 @@
 //! ragged batch of sequences on the kernels, [`train::TrainableDecoder`] runs the same description with candle's differentiable operations.
 //! [`engine::Engine`] owns the compute thread. This crate knows no network, no database and no wall clock.
 
+pub mod adapter;
 pub mod batch;
 pub mod blocks;
 pub mod chat_template;
@@ -12,11 +13,15 @@ pub mod decoder;
 pub mod description;
 pub mod engine;
 mod error;
+pub mod finetune;
 pub mod footprint;
 pub mod generation;
 mod gguf;
 mod hf_config;
 pub mod model;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
+mod random_model;
 pub mod roofline;
 pub mod sampling;
 pub mod scheduler;

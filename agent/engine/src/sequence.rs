@@ -1,9 +1,11 @@
 //! One answer on its way: its tokens, its blocks, and who listens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::EngineError;
-use crate::blocks::{BlockPool, SequenceBlocks};
+use crate::adapter::Adapter;
+use crate::blocks::{BlockPool, PrefixRoot, SequenceBlocks};
 use crate::constraint::Constraint;
 use crate::generation::{
     EventSink, FinishReason, GeneratedToken, GenerationEvent, GenerationRequest, Listener, NamedLogprobs,
@@ -34,6 +36,7 @@ pub(crate) struct Sequence {
     /// Why its constraint could not go on.
     constraint_failed: Option<String>,
     named_logprobs: bool,
+    adapter: Option<Arc<Adapter>>,
     ignore_end: bool,
     text: TextStream,
     sink: EventSink,
@@ -58,6 +61,7 @@ impl Sequence {
             tokens: request.prompt,
             constraint: request.constraint,
             constraint_failed: None,
+            adapter: request.adapter,
             ignore_end: request.ignore_end,
             text: TextStream::new(request.stops),
             sink,
@@ -72,6 +76,15 @@ impl Sequence {
 
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    pub(crate) fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_deref()
+    }
+
+    /// Whose keys and values it may take up.
+    pub(crate) fn root(&self) -> PrefixRoot {
+        self.adapter().map_or(PrefixRoot::default(), Adapter::identity)
     }
 
     pub(crate) fn priority(&self) -> Priority {
@@ -120,7 +133,7 @@ impl Sequence {
 
     /// Takes up what is remembered of its tokens; returns how many.
     pub(crate) fn start(&mut self, blocks: &mut BlockPool) -> usize {
-        self.blocks = blocks.begin(&self.tokens);
+        self.blocks = blocks.begin(self.root(), &self.tokens);
         if !self.started {
             self.started = true;
             self.tell(GenerationEvent::Started);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use llmdeck_kernels::attention::KeyValueStore;
 
+use crate::adapter::Adapter;
 use crate::blocks::{BlockPool, OutOfBlocks, SequenceBlocks};
 use crate::decoder::{Chunk, Decoder};
 use crate::model::Model;
@@ -12,6 +13,7 @@ use crate::scratch::Scratch;
 /// A sequence and room for it.
 pub struct Session {
     model: Arc<Model>,
+    adapter: Option<Arc<Adapter>>,
     pool: BlockPool,
     store: KeyValueStore,
     blocks: SequenceBlocks,
@@ -33,7 +35,14 @@ impl Session {
             blocks: SequenceBlocks::default(),
             scratch: Scratch::default(),
             model: Arc::clone(model),
+            adapter: None,
         })
+    }
+
+    /// The same with what an adapter changes.
+    #[must_use]
+    pub fn with_adapter(self, adapter: &Arc<Adapter>) -> Self {
+        Self { adapter: Some(Arc::clone(adapter)), ..self }
     }
 
     /// Runs tokens behind those before; logits of the last, `[vocabulary]`.
@@ -55,7 +64,8 @@ impl Session {
     fn run(&mut self, tokens: &[u32], logit_rows: usize) -> Result<&mut [f32], OutOfBlocks> {
         self.pool.grow(&mut self.blocks, tokens.len())?;
         let decoder: &Decoder = &self.model.decoder;
-        let chunk = Chunk { tokens, blocks: &self.blocks, logit_rows };
+        let adapter = self.adapter.as_deref();
+        let chunk = Chunk { tokens, blocks: &self.blocks, logit_rows, adapter };
         let logits = decoder.forward(&mut self.store, &[chunk], &mut self.scratch);
         self.pool.advance(&mut self.blocks, tokens);
         Ok(logits)

@@ -161,6 +161,7 @@ fn it_knows_a_capital() {
         fairness_key: 0,
         constraint: None,
         ignore_end: false,
+        adapter: None,
     };
     let sink =
         Box::new(move |event| if sender.send(event).is_ok() { Listener::Present } else { Listener::Gone });

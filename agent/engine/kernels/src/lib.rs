@@ -9,12 +9,15 @@
 
 pub mod allocator;
 pub mod attention;
+pub mod dense;
 pub mod elementwise;
 mod exp;
 mod format;
+pub mod gradients;
 mod isa;
 pub mod limits;
 mod line;
+mod low_rank;
 mod matmul;
 mod matrix;
 mod pool;
@@ -24,6 +27,7 @@ mod zeroed;
 
 pub use format::WeightFormat;
 pub use isa::Isa;
+pub use low_rank::LowRank;
 pub use matmul::{Product, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;

@@ -81,7 +81,8 @@ impl Rows {
         self.blocks
     }
 
-    pub(crate) fn floats(&self) -> &[f32] {
+    /// The numbers, `[count, columns]`.
+    pub fn floats(&self) -> &[f32] {
         &self.floats
     }
 

@@ -57,28 +57,46 @@ impl AdamW {
         let summed: Vec<Vec<f32>> =
             self.variables.iter().map(|moments| sum(&moments.variable, gradients)).collect::<Result<_>>()?;
         let norm = summed.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
-        let scale = (self.options.max_gradient_norm / norm.max(f64::MIN_POSITIVE)).min(1.0) as f32;
-        let AdamWOptions { beta1, beta2, epsilon, weight_decay, .. } = self.options;
-        let rate = learning_rate / (1.0 - beta1.powi(self.step));
-        let correction = (1.0 / (1.0 - beta2.powi(self.step))).sqrt() as f32;
-        let (beta1, beta2, epsilon) = (beta1 as f32, beta2 as f32, epsilon as f32);
+        let factor = clip_factor(norm, self.options.max_gradient_norm);
         for (moments, gradient) in self.variables.iter_mut().zip(summed) {
             let mut values = moments.variable.flatten_all()?.to_vec1::<f32>()?;
             let decays = moments.variable.rank() > 1;
-            let keep = if decays { 1.0 - (learning_rate * weight_decay) as f32 } else { 1.0 };
-            for (index, gradient) in gradient.into_iter().enumerate() {
-                let gradient = gradient * scale;
-                let first = beta1 * moments.first[index] + (1.0 - beta1) * gradient;
-                let second = beta2 * moments.second[index] + (1.0 - beta2) * gradient * gradient;
-                moments.first[index] = first;
-                moments.second[index] = second;
-                values[index] =
-                    values[index] * keep - rate as f32 * first / (second.sqrt() * correction + epsilon);
-            }
+            let weight_decay = if decays { self.options.weight_decay } else { 0.0 };
+            let options = AdamWOptions { weight_decay, ..self.options };
+            let gradient = gradient.into_iter().map(|gradient| gradient * factor);
+            let of_moments = (&mut moments.first[..], &mut moments.second[..]);
+            adamw_update(options, self.step, learning_rate, &mut values, gradient, of_moments);
             let shape = moments.variable.shape().clone();
             moments.variable.set(&Tensor::from_vec(values, shape, moments.variable.device())?)?;
         }
         Ok(norm)
+    }
+}
+
+/// What gradients of this norm are multiplied with.
+pub(crate) fn clip_factor(norm: f64, most: f64) -> f32 {
+    (most / norm.max(f64::MIN_POSITIVE)).min(1.0) as f32
+}
+
+/// The `step`-th update of some values and their first and second moments, counted from 1.
+pub(crate) fn adamw_update(
+    options: AdamWOptions,
+    step: i32,
+    learning_rate: f64,
+    values: &mut [f32],
+    gradients: impl Iterator<Item = f32>,
+    (first, second): (&mut [f32], &mut [f32]),
+) {
+    let AdamWOptions { beta1, beta2, epsilon, weight_decay, .. } = options;
+    let rate = (learning_rate / (1.0 - beta1.powi(step))) as f32;
+    let correction = (1.0 / (1.0 - beta2.powi(step))).sqrt() as f32;
+    let keep = (1.0 - learning_rate * weight_decay) as f32;
+    let (beta1, beta2, epsilon) = (beta1 as f32, beta2 as f32, epsilon as f32);
+    let moments = first.iter_mut().zip(second);
+    for ((value, gradient), (first, second)) in values.iter_mut().zip(gradients).zip(moments) {
+        *first = beta1 * *first + (1.0 - beta1) * gradient;
+        *second = beta2 * *second + (1.0 - beta2) * gradient * gradient;
+        *value = *value * keep - rate * *first / (second.sqrt() * correction + epsilon);
     }
 }
 

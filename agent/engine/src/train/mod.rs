@@ -8,6 +8,7 @@ mod export;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWOptions};
+pub(crate) use adamw::{adamw_update, clip_factor};
 pub use batch::{TrainingExample, accumulate_gradients};
 pub use decoder::TrainableDecoder;
 pub use export::write_gguf;

@@ -1,0 +1,272 @@
+use std::sync::Arc;
+
+use llmdeck_kernels::Pool;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use super::dropout::Dropout;
+use super::linear::{Pass, gains};
+use super::network::{Gradients, Loss, Workspace, run};
+use super::parameters::Parameters;
+use super::{FineTune, Sample, TrainingSettings};
+use crate::adapter::{Adapter, AdapterWeights};
+use crate::model::Model;
+use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
+use crate::session::Session;
+
+fn families() -> Vec<(&'static str, (Shape, Value))> {
+    vec![
+        ("llama", llama_with(false, &json!({}))),
+        ("qwen2", qwen2()),
+        ("qwen3", qwen3()),
+        ("gemma3", gemma3()),
+    ]
+}
+
+fn load((shape, config): &(Shape, Value), pool: &Arc<Pool>) -> Arc<Model> {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), config, &tensors(shape));
+    Arc::new(Model::load(folder.path(), pool).unwrap())
+}
+
+fn samples(count: usize, seed: u64) -> Vec<Sample> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..count)
+        .map(|index| {
+            // Long enough to cross a local window and a tile of queries.
+            let length = [9, 30, 2, 80][index % 4];
+            let tokens: Vec<u32> = (0..length).map(|_| rng.random_range(0..100)).collect();
+            Sample::new(tokens, &[length / 2..length], if index % 3 == 2 { 0.5 } else { 1.0 })
+        })
+        .collect()
+}
+
+/// Every number away from where it begins, so that one that is not used shows.
+fn scattered(model: &Model, pool: &Pool, settings: &TrainingSettings) -> Parameters {
+    let mut parameters = Parameters::new(model, pool, &settings.lora().unwrap(), 3);
+    let mut rng = StdRng::seed_from_u64(4);
+    for slot in parameters.slots.clone() {
+        parameters.values[slot.b].iter_mut().for_each(|b| *b = rng.random_range(-0.3..0.3));
+        parameters.values[slot.magnitude].iter_mut().for_each(|m| *m *= rng.random_range(0.8..1.2));
+    }
+    parameters
+}
+
+struct Trained<'a> {
+    model: &'a Model,
+    pool: &'a Pool,
+    settings: &'a TrainingSettings,
+    /// Norms count as constants in DoRA's gradients; here too, then.
+    gains: Option<&'a [Vec<f32>]>,
+}
+
+impl Trained<'_> {
+    fn loss(&self, parameters: &Parameters, samples: &[Sample], gradients: Option<&mut [f32]>) -> Loss {
+        let lora = self.settings.lora().unwrap();
+        let own = gains(self.model, self.pool, parameters, &lora);
+        let pass = Pass {
+            model: self.model,
+            pool: self.pool,
+            parameters,
+            settings: &lora,
+            dropout: (lora.dropout > 0.0).then_some(Dropout { share: lora.dropout as f32, seed: 9 }),
+            gains: self.gains.unwrap_or(&own),
+        };
+        let all: Vec<&Sample> = samples.iter().collect();
+        let checkpointing = self.settings.activation_checkpointing;
+        let gradients = gradients.map(|sums| Gradients { sums, scale: 1.0, checkpointing });
+        run(&pass, &all, &mut Workspace::default(), gradients)
+    }
+}
+
+fn variants() -> Vec<TrainingSettings> {
+    let plain = TrainingSettings { rank: 3, alpha: 6.0, ..TrainingSettings::default() };
+    let some = vec!["k_proj".to_owned(), "down_proj".to_owned()];
+    vec![
+        TrainingSettings { activation_checkpointing: false, ..plain.clone() },
+        TrainingSettings { dropout: 0.2, target_modules: some, use_rslora: true, ..plain.clone() },
+        TrainingSettings { use_dora: true, ..plain },
+    ]
+}
+
+#[test]
+fn gradients_are_slopes_in_every_family() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    for (name, family) in families() {
+        let model = load(&family, &pool);
+        for settings in variants() {
+            let parameters = scattered(&model, &pool, &settings);
+            let fixed = gains(&model, &pool, &parameters, &settings.lora().unwrap());
+            let trained = Trained { model: &model, pool: &pool, settings: &settings, gains: None };
+            let samples = samples(5, 1);
+            let mut gradients = vec![0.0; parameters.values.len()];
+            trained.loss(&parameters, &samples, Some(&mut gradients));
+            let mut rng = StdRng::seed_from_u64(5);
+            for slot in &parameters.slots {
+                for (part, range) in [("A", &slot.a), ("B", &slot.b), ("m", &slot.magnitude)] {
+                    if range.is_empty() {
+                        continue;
+                    }
+                    // Along a direction of random signs.
+                    let signs: Vec<f32> =
+                        range.clone().map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
+                    let along: f64 = gradients[range.clone()]
+                        .iter()
+                        .zip(&signs)
+                        .map(|(gradient, sign)| f64::from(gradient * sign))
+                        .sum();
+                    let norm: f64 =
+                        gradients[range.clone()].iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+                    const STEP: f32 = 1e-3;
+                    let moved = |step: f32| {
+                        let mut moved = parameters.clone();
+                        moved.values[range.clone()]
+                            .iter_mut()
+                            .zip(&signs)
+                            .for_each(|(value, sign)| *value += step * sign);
+                        // A step along magnitudes changes gains; one along directions leaves the norms.
+                        let gains: Vec<Vec<f32>> = if part == "m" {
+                            gains(&model, &pool, &moved, &settings.lora().unwrap())
+                        } else {
+                            fixed.clone()
+                        };
+                        Trained { gains: Some(&gains), ..trained }.loss(&moved, &samples, None).sum
+                    };
+                    let slope = (moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP);
+                    let place = format!("{name} layer {} {:?} {part}", slot.layer, slot.linear);
+                    assert!(
+                        (along - slope).abs() < 0.02 * norm * (signs.len() as f64).sqrt().min(4.0) + 2e-2,
+                        "{place}: gradient {along}, slope {slope}, norm {norm}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_trained_is_what_is_served() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    for (name, family) in families() {
+        let model = load(&family, &pool);
+        for settings in variants() {
+            let settings = TrainingSettings { dropout: 0.0, ..settings };
+            let parameters = scattered(&model, &pool, &settings);
+            let trained = Trained { model: &model, pool: &pool, settings: &settings, gains: None };
+            let weights = parameters.weights(&settings.lora().unwrap());
+            // Through PEFT's files.
+            let folder = tempfile::tempdir().unwrap();
+            weights.write(folder.path(), model.decoder.description(), "base").unwrap();
+            let read = AdapterWeights::read(folder.path(), model.decoder.description()).unwrap();
+            assert_eq!(read, weights);
+            let adapter = Arc::new(Adapter::load(folder.path(), &model).unwrap());
+            for sample in samples(4, 2) {
+                let inputs = sample.tokens.len() - 1;
+                let mut session = Session::new(&model, inputs).unwrap().with_adapter(&adapter);
+                let logits = session.all(&sample.tokens[..inputs]).unwrap();
+                let mut served = 0.0;
+                for (row, target) in logits.chunks_exact(100).zip(1..) {
+                    let peak = row.iter().copied().fold(f32::MIN, f32::max);
+                    let sum: f64 = row.iter().map(|logit| f64::from(logit - peak).exp()).sum();
+                    let nats = sum.ln() - f64::from(row[sample.tokens[target] as usize] - peak);
+                    served += nats * f64::from(sample.weights[target]);
+                }
+                let loss = trained.loss(&parameters, std::slice::from_ref(&sample), None);
+                // Keys and values are served in 16 bits.
+                assert!((loss.sum - served).abs() < 5e-3 * (1.0 + served), "{name}: {} {served}", loss.sum);
+            }
+        }
+    }
+}
+
+fn finetune(threads: usize, model: &Arc<Model>, settings: TrainingSettings) -> FineTune {
+    let pool = Arc::new(Pool::new(threads).unwrap());
+    FineTune::new(Arc::clone(model), pool, samples(12, 7), samples(4, 8), settings).unwrap()
+}
+
+fn quick() -> TrainingSettings {
+    TrainingSettings {
+        rank: 4,
+        epochs: 8,
+        batch_size: 3,
+        max_batch_tokens: 60,
+        dropout: 0.1,
+        learning_rate: 5e-3,
+        ..TrainingSettings::default()
+    }
+}
+
+#[test]
+fn it_learns_and_an_interrupted_run_ends_with_the_same_bits() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let model = load(&qwen3(), &pool);
+    let mut whole = finetune(2, &model, quick());
+    let before = whole.held_out_loss().unwrap();
+    let mut losses = Vec::new();
+    while !whole.is_done() {
+        losses.push(whole.step().unwrap().loss);
+    }
+    assert_eq!(losses.len(), 32);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(mean(&losses[24..]) < 0.8 * mean(&losses[..8]), "{losses:?}");
+    assert!(whole.best().unwrap().1 <= before + 0.5, "held out tokens are random, too");
+
+    // Killed at some step, on another number of threads.
+    for killed_at in [3, 23, 29] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let mut first = finetune(1, &model, quick());
+        for _ in 0..killed_at {
+            if first.step().unwrap().checkpoint {
+                first.save(&path).unwrap();
+            }
+        }
+        drop(first);
+        let mut second = finetune(3, &model, quick());
+        if path.exists() {
+            second.restore(&path).unwrap();
+        }
+        while !second.is_done() {
+            second.step().unwrap();
+        }
+        assert_eq!(second.adapter(), whole.adapter(), "killed at {killed_at}");
+    }
+}
+
+#[test]
+fn a_state_of_other_data_is_refused_and_a_torn_one_too() {
+    let pool = Arc::new(Pool::new(1).unwrap());
+    let model = load(&qwen3(), &pool);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    finetune(1, &model, quick()).save(&path).unwrap();
+    let other = TrainingSettings { learning_rate: 1e-4, ..quick() };
+    let reason = finetune(1, &model, other).restore(&path).unwrap_err().to_string();
+    assert!(reason.contains("other data, settings or base model"), "{reason}");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(finetune(1, &model, quick()).restore(&path).is_err());
+}
+
+#[test]
+fn a_loss_that_goes_astray_takes_the_run_back_with_a_lower_rate() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let model = load(&qwen3(), &pool);
+    let mut run = finetune(2, &model, quick());
+    while run.step_number() < 9 {
+        run.step().unwrap();
+    }
+    for strays in 1..=4 {
+        run.damage();
+        let report = run.step().unwrap();
+        assert!(report.loss.is_nan() && report.went_back_to == Some(8), "{report:?}");
+        assert_eq!(run.step_number(), 8);
+        let usual = quick().rate(8, run.steps());
+        let report = run.step().unwrap();
+        assert!(report.loss.is_finite() && report.learning_rate == usual * 0.5f64.powi(strays), "{report:?}");
+    }
+    run.damage();
+    let reason = run.step().unwrap_err();
+    assert!(reason.contains("astray 5 times") && reason.contains("lower learning_rate"), "{reason}");
+}
