@@ -127,6 +127,7 @@ fn revision(rng: &mut StdRng, number: u32, requests: u64) -> Revision {
         created_unix_ms: 1_700_000_000_000,
         server: None,
         coarse: None,
+        ..Revision::default()
     }
 }
 

@@ -14,7 +14,7 @@ use llmdeck_proto::v1::{
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::app::{Action, Answer, Intent, RolloutChoice};
+use crate::app::{Action, Answer, Intent, RevisionParts, RolloutChoice};
 use crate::link::LinkError;
 
 /// An agent that does not answer an action for so long is as good as gone.
@@ -62,10 +62,21 @@ pub async fn act(
     let context = Some(context);
     let mut control = ControlClient::new(channel.clone());
     let answer = match action {
-        Action::Deploy { deployment, model, force, how } => {
+        Action::Deploy { deployment, parts, force, how } => {
             let RolloutChoice { strategy, steps, auto_promote } = how;
             let strategy = strategy.into();
-            let request = DeployRequest { deployment, context, model, force, strategy, steps, auto_promote };
+            let RevisionParts { model, adapter, prompt } = parts;
+            let request = DeployRequest {
+                deployment,
+                context,
+                model,
+                adapter,
+                prompt,
+                force,
+                strategy,
+                steps,
+                auto_promote,
+            };
             control.deploy(patient(request)).await?
         }
         Action::Rollback { deployment, to_revision, cut } => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, change};
 use serde_json::Value;
 
@@ -24,8 +24,12 @@ async fn what_was_done_is_exported_and_proved_and_what_was_changed_is_found() {
     let mut agent = AgentProcess::start(ASSISTANT);
     agent.ready().await;
     let how = RolloutChoice::default();
-    let deploy =
-        Action::Deploy { deployment: "assistant".into(), model: "assistant-worse".into(), force: false, how };
+    let deploy = Action::Deploy {
+        deployment: "assistant".into(),
+        parts: RevisionParts::model("assistant-worse"),
+        force: false,
+        how,
+    };
     change(&agent.channel(), deploy, "a longer context").await.unwrap();
     let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false };
     change(&agent.channel(), back, "it is worse").await.unwrap();
@@ -108,7 +112,7 @@ async fn a_full_disk_refuses_the_action_and_room_lets_it_happen() {
     agent.ready().await;
     let deploy = || Action::Deploy {
         deployment: "assistant".into(),
-        model: "assistant-worse".into(),
+        parts: RevisionParts::model("assistant-worse"),
         force: false,
         how: RolloutChoice::default(),
     };

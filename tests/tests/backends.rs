@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::link::LinkError;
 use llmdeck::request;
 use llmdeck_load::{Load, LoadPlan, Prompt};
@@ -35,7 +35,7 @@ fn backend(folder: &Path, name: &str, arguments: &[&str]) -> PathBuf {
 fn deploy(path: &Path) -> Action {
     Action::Deploy {
         deployment: "chat".into(),
-        model: path.to_str().unwrap().into(),
+        parts: RevisionParts::model(path.to_str().unwrap()),
         force: false,
         how: RolloutChoice::default(),
     }
@@ -47,7 +47,12 @@ fn canary(path: &Path) -> Action {
         steps: vec![RolloutStep { share: 0.5, hold_s: 0, requests: 1_000_000 }],
         auto_promote: Some(true),
     };
-    Action::Deploy { deployment: "chat".into(), model: path.to_str().unwrap().into(), force: false, how }
+    Action::Deploy {
+        deployment: "chat".into(),
+        parts: RevisionParts::model(path.to_str().unwrap()),
+        force: false,
+        how,
+    }
 }
 
 fn traffic(agent: &AgentProcess, rate_per_s: f64) -> Load {
@@ -507,7 +512,8 @@ async fn a_shadow_that_refuses_what_others_answer_is_taken_back() {
         auto_promote: Some(false),
     };
     let model = refuses.to_str().unwrap().to_owned();
-    let shadow = Action::Deploy { deployment: "chat".into(), model, force: false, how };
+    let shadow =
+        Action::Deploy { deployment: "chat".into(), parts: RevisionParts::model(model), force: false, how };
     let rollout = change(&channel, shadow, "copies").await.unwrap();
     assert_eq!(rollout.state(), State::RolledBack, "{}", rollout.detail);
     let report = load.stop().await;

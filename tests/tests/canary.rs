@@ -1,6 +1,6 @@
 //! A new revision gets a part of the traffic, is compared, and takes over or goes back.
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::link::LinkError;
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::{State, Strategy};
@@ -20,7 +20,7 @@ fn split(strategy: Strategy, model: &str, steps: &[(f64, u64)], auto_promote: bo
     let steps =
         steps.iter().map(|(share, requests)| RolloutStep { share: *share, hold_s: 0, requests: *requests });
     let how = RolloutChoice { strategy, steps: steps.collect(), auto_promote: Some(auto_promote) };
-    Action::Deploy { deployment: "assistant".into(), model: model.into(), force: false, how }
+    Action::Deploy { deployment: "assistant".into(), parts: RevisionParts::model(model), force: false, how }
 }
 
 async fn begin(channel: &Channel, action: Action) -> String {

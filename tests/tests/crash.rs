@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::State;
 use llmdeck_tests::{AgentProcess, change, context, wait_for};
@@ -44,7 +44,7 @@ async fn fifty_kills_in_the_middle_of_a_change_never_break_a_promise() {
             let model = if round % 2 == 0 { "assistant-worse" } else { "assistant" };
             Action::Deploy {
                 deployment: "assistant".into(),
-                model: model.into(),
+                parts: RevisionParts::model(model),
                 force: false,
                 how: RolloutChoice::default(),
             }
@@ -78,7 +78,7 @@ async fn fifty_kills_in_the_middle_of_a_change_never_break_a_promise() {
     let channel = agent.channel();
     let deploy = Action::Deploy {
         deployment: "assistant".into(),
-        model: "assistant-untaught".into(),
+        parts: RevisionParts::model("assistant-untaught"),
         force: false,
         how: RolloutChoice::default(),
     };
@@ -94,7 +94,7 @@ async fn what_a_client_has_seen_of_a_new_revision_survives_a_kill() {
         let channel = agent.channel();
         let deploy = Action::Deploy {
             deployment: "assistant".into(),
-            model: "assistant-worse".into(),
+            parts: RevisionParts::model("assistant-worse"),
             force: false,
             how: RolloutChoice::default(),
         };

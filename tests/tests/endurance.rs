@@ -1,6 +1,6 @@
 //! Many changes in a row while people use what is changed.
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{Rollout, RolloutStep};
@@ -12,7 +12,7 @@ const ROLLOUTS: usize = 200;
 const MOST_LOADED: usize = 3;
 
 fn deploy(model: &str, how: RolloutChoice) -> Action {
-    Action::Deploy { deployment: "assistant".into(), model: model.into(), force: false, how }
+    Action::Deploy { deployment: "assistant".into(), parts: RevisionParts::model(model), force: false, how }
 }
 
 async fn latest(channel: &Channel, id: &str) -> Rollout {

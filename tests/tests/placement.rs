@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::link::LinkError;
 use llmdeck_proto::v1::revision::State;
 use llmdeck_proto::v1::telemetry_client::TelemetryClient;
@@ -80,7 +80,7 @@ async fn a_candidate_that_does_not_fit_is_refused_with_the_numbers() {
     agent.ready().await;
     let deploy = Action::Deploy {
         deployment: "assistant".into(),
-        model: "assistant-worse".into(),
+        parts: RevisionParts::model("assistant-worse"),
         force: false,
         how: RolloutChoice::default(),
     };

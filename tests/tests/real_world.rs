@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck_proto::v1::rollout::State;
 use llmdeck_tests::{ASSISTANT, AgentProcess, change, send};
 
@@ -32,8 +32,12 @@ async fn a_real_model_is_deployed_beside_the_built_in_one_and_taken_back() {
     let channel = agent.channel();
     let file = workspace().join("target/gemma/gemma-3-270m-q4_k_m.gguf");
     let model = file.to_str().unwrap().to_owned();
-    let deploy =
-        Action::Deploy { deployment: "assistant".into(), model, force: false, how: RolloutChoice::default() };
+    let deploy = Action::Deploy {
+        deployment: "assistant".into(),
+        parts: RevisionParts::model(model),
+        force: false,
+        how: RolloutChoice::default(),
+    };
     let rollout = change(&channel, deploy, "a real one").await.unwrap();
     assert_eq!(rollout.state(), State::Done, "{}", rollout.detail);
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::link::LinkError;
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::State;
@@ -12,7 +12,7 @@ use llmdeck_tests::{ASSISTANT, AgentProcess, change, context, traffic, wait_for}
 fn deploy(model: &str) -> Action {
     Action::Deploy {
         deployment: "assistant".into(),
-        model: model.into(),
+        parts: RevisionParts::model(model),
         force: false,
         how: RolloutChoice::default(),
     }
@@ -67,7 +67,7 @@ async fn a_candidate_below_the_floor_is_refused_unless_forced() {
     assert_eq!(agent.ready().await, "assistant@1");
     let forced = Action::Deploy {
         deployment: "assistant".into(),
-        model: "assistant-worse".into(),
+        parts: RevisionParts::model("assistant-worse"),
         force: true,
         how: RolloutChoice::default(),
     };

@@ -106,6 +106,7 @@ fn submit(engine: &Engine, request: &Request) -> Receiver<GenerationEvent> {
         fairness_key: request.key,
         constraint: None,
         ignore_end: false,
+        adapter: None,
     };
     engine.submit(asked, sink).unwrap();
     events

@@ -49,6 +49,7 @@ fn ask(
         fairness_key: 0,
         constraint: format.map(|format| model().constraint(format).unwrap()),
         ignore_end: false,
+        adapter: None,
     };
     let (sender, events) = channel();
     let sink =

@@ -60,6 +60,7 @@ fn request(model: &Model, question: &str) -> GenerationRequest {
         fairness_key: 0,
         constraint: None,
         ignore_end: false,
+        adapter: None,
     }
 }
 

@@ -52,6 +52,18 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the messages: the order of roles, for instance.
     pub fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
+        self.rendered(messages, true)
+    }
+
+    /// The messages as they stand, with nothing asked for behind them.
+    ///
+    /// # Errors
+    /// When the template refuses the messages.
+    pub fn render_whole(&self, messages: &[Message]) -> Result<String, EngineError> {
+        self.rendered(messages, false)
+    }
+
+    fn rendered(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, EngineError> {
         let fail =
             |error: Error| EngineError::ChatTemplate(error.detail().unwrap_or(&error.to_string()).to_owned());
         let messages: Vec<Value> = messages
@@ -63,7 +75,7 @@ impl ChatTemplate {
             .and_then(|template| {
                 template.render(context! {
                     messages,
-                    add_generation_prompt => true,
+                    add_generation_prompt,
                     bos_token => self.bos_token.as_str(),
                     eos_token => self.eos_token.as_str(),
                 })

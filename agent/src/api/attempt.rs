@@ -9,7 +9,6 @@ use axum::response::Response;
 use http_body_util::BodyExt;
 use llmdeck_engine::constraint::Constraint;
 use llmdeck_engine::generation::GenerationRequest;
-use llmdeck_engine::model::Model;
 use llmdeck_engine::scheduler::Priority;
 use tokio::sync::SetOnce;
 
@@ -19,7 +18,7 @@ use super::error::ApiError;
 use super::parameters::Checked;
 use super::proxy::{NotPassed, Passed, pass_on};
 use crate::backend::{Backend, Upstream};
-use crate::placement::Loaded;
+use crate::placement::Variant;
 use crate::security::keys::Charge;
 use crate::serving::{
     Admitted, Arm, Deployment, Generation, GenerationStep, Meter, Observation, Preference, Rescue, Trial,
@@ -32,8 +31,8 @@ const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a model is asked, before it is in that model's tokens.
 pub(super) trait Prompt: Send + Sync + 'static {
-    /// In the tokens of a model.
-    fn tokens(&self, model: &Model) -> Result<Vec<u32>, ApiError>;
+    /// In the tokens of a revision's model, behind what the revision says first.
+    fn tokens(&self, variant: &Variant) -> Result<Vec<u32>, ApiError>;
 }
 
 /// What our engine needs to answer.
@@ -161,7 +160,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
 
     async fn on_engine(
         &self,
-        engine: &Arc<Loaded>,
+        engine: &Variant,
         admitted: Admitted,
         refused_by: &mut Option<Arc<Trial>>,
     ) -> Result<Response, Failed> {
@@ -245,7 +244,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
         true
     }
 
-    async fn request(&self, ours: &ForEngine<P, W>, engine: &Loaded) -> Result<GenerationRequest, ApiError> {
+    async fn request(&self, ours: &ForEngine<P, W>, engine: &Variant) -> Result<GenerationRequest, ApiError> {
         let checked = &ours.checked;
         let constraint = match &checked.format {
             Some(asked) => Some(constraint(engine, asked).await?),
@@ -253,7 +252,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
         };
         let default_max_tokens = self.asked.deployment.limits().default_max_tokens;
         Ok(GenerationRequest {
-            prompt: ours.prompt.tokens(engine.model())?,
+            prompt: ours.prompt.tokens(engine)?,
             max_tokens: checked.max_tokens.unwrap_or(default_max_tokens),
             sampling: checked.sampling.clone(),
             stops: checked.stops.clone(),
@@ -261,6 +260,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
             fairness_key: self.asked.preference.fairness_key(),
             constraint,
             ignore_end: checked.ignore_end,
+            adapter: engine.adapter().cloned(),
         })
     }
 }
@@ -273,7 +273,7 @@ fn not_the_requests_fault(refused_by: &mut Option<Arc<Trial>>) {
 }
 
 /// Large schemas take a while, and the first of a model longest: not on a thread that serves others.
-async fn constraint(engine: &Loaded, asked: &AskedFormat) -> Result<Constraint, ApiError> {
+async fn constraint(engine: &Variant, asked: &AskedFormat) -> Result<Constraint, ApiError> {
     let AskedFormat { field, format } = asked.clone();
     let model = Arc::clone(engine.model());
     let made = tokio::task::spawn_blocking(move || model.constraint(&format)).await;

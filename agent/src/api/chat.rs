@@ -9,7 +9,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use llmdeck_engine::chat_template::Message;
 use llmdeck_engine::generation::{FinishReason, GeneratedToken};
-use llmdeck_engine::model::Model;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -22,6 +21,7 @@ use super::error::ApiError;
 use super::parameters::{Head, Parameters, at_least_one, parse};
 use super::preference::preference;
 use super::proxy::Passed;
+use crate::placement::Variant;
 
 const MOST_MESSAGES: usize = 1_024;
 const MOST_TOP_LOGPROBS: i64 = 20;
@@ -104,11 +104,14 @@ fn for_engine(body: &[u8]) -> Result<ForEngine<ChatPrompt, ChatWording>, ApiErro
 struct ChatPrompt(Vec<Message>);
 
 impl Prompt for ChatPrompt {
-    fn tokens(&self, model: &Model) -> Result<Vec<u32>, ApiError> {
+    fn tokens(&self, variant: &Variant) -> Result<Vec<u32>, ApiError> {
+        let model = variant.model();
         let template = model.chat_template.as_ref().ok_or_else(|| {
             ApiError::field("messages", "this model has no chat template; use /v1/completions")
         })?;
-        let encoded = template.render(&self.0).and_then(|text| model.tokenizer.encode(&text));
+        let encoded = template
+            .render(&variant.with_prompt(self.0.clone()))
+            .and_then(|text| model.tokenizer.encode(&text));
         encoded.map_err(|error| ApiError::of_engine(&error, ChatWording::PROMPT_FIELD))
     }
 }

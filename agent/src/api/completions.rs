@@ -8,7 +8,6 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use llmdeck_engine::generation::{FinishReason, GeneratedToken};
-use llmdeck_engine::model::Model;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -20,6 +19,7 @@ use super::error::ApiError;
 use super::parameters::{Head, Parameters, parse};
 use super::preference::preference;
 use super::proxy::Passed;
+use crate::placement::Variant;
 
 const MOST_LOGPROBS: i64 = 5;
 /// OpenAI's default of the legacy endpoint.
@@ -93,7 +93,8 @@ fn for_engine(body: &[u8]) -> Result<ForEngine<RequestPrompt, CompletionWording>
 }
 
 impl Prompt for RequestPrompt {
-    fn tokens(&self, model: &Model) -> Result<Vec<u32>, ApiError> {
+    fn tokens(&self, variant: &Variant) -> Result<Vec<u32>, ApiError> {
+        let model = variant.model();
         let text = match self {
             Self::Text(text) => text,
             Self::Texts(texts) => match &texts[..] {

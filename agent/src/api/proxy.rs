@@ -50,10 +50,15 @@ impl Passed {
         structured || format.is_some_and(|format| format.starts_with("json"))
     }
 
-    /// With the server's own name of the model, and a count of tokens at a stream's end.
-    fn for_server(&self, model: &str) -> ForServer {
+    /// With the server's own name of the model, what the revision says in front, and a count of tokens at a stream's end.
+    fn for_server(&self, model: &str, prompt: Option<&str>) -> ForServer {
         let mut fields = self.fields();
         fields.insert("model".into(), model.into());
+        if let (Some(prompt), Some(messages)) =
+            (prompt, fields.get_mut("messages").and_then(Value::as_array_mut))
+        {
+            put_in_front(prompt, messages);
+        }
         let mut usage_asked = false;
         if self.stream {
             let options = fields.entry("stream_options").or_insert_with(|| json!({}));
@@ -68,6 +73,18 @@ impl Passed {
     fn fields(&self) -> Map<String, Value> {
         // It has been read once as an object with a model.
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// Many templates know one system message at most: the revision's own words come first in it.
+fn put_in_front(prompt: &str, messages: &mut Vec<Value>) {
+    if let Some(first) = messages.first_mut()
+        && first["role"] == "system"
+        && let Some(theirs) = first["content"].as_str()
+    {
+        first["content"] = format!("{prompt}\n\n{theirs}").into();
+    } else {
+        messages.insert(0, json!({ "role": "system", "content": prompt }));
     }
 }
 
@@ -95,7 +112,7 @@ pub(super) async fn pass_on(
         let why = upstream.trouble().unwrap_or_else(|| "its server is down".into());
         return Err(failed(meter, &why));
     };
-    let ForServer { body, usage_asked } = passed.for_server(upstream.model());
+    let ForServer { body, usage_asked } = passed.for_server(upstream.model(), upstream.prompt());
     let cut = meter.cut();
     let sending = cut.run_until_cancelled(client.post(passed.path, body));
     let response = match tokio::time::timeout_at(deadline.into(), sending).await {

@@ -135,10 +135,19 @@ impl ServerClient {
     ///
     /// # Errors
     /// When no whole answer came.
-    pub async fn ask(&self, model: &str, prompt: &str, max_tokens: usize) -> Result<String, ClientError> {
+    pub async fn ask(
+        &self,
+        model: &str,
+        system: Option<&str>,
+        prompt: &str,
+        max_tokens: usize,
+    ) -> Result<String, ClientError> {
+        let system = system.map(|text| json!({ "role": "system", "content": text }));
+        let user = json!({ "role": "user", "content": prompt });
+        let messages: Vec<Value> = system.into_iter().chain([user]).collect();
         let body = json!({
             "model": model, "temperature": 0, "max_tokens": max_tokens,
-            "messages": [{ "role": "user", "content": prompt }],
+            "messages": messages,
         });
         let answer = json_of(self.post("/v1/chat/completions", body.to_string().into()).await?).await?;
         let content = answer["choices"][0]["message"]["content"].as_str();

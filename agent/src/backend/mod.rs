@@ -17,13 +17,13 @@ pub use leftover::end_leftover_children;
 pub use spec::{BackendKind, BackendSpec, ProcessSpec, RemoteSpec, SpecError, Standby};
 pub use upstream::{StartError, Upstream};
 
-use crate::placement::Loaded;
+use crate::placement::Variant;
 
 /// What answers.
 #[derive(Clone)]
 pub enum Backend {
     /// Our engine.
-    Engine(Arc<Loaded>),
+    Engine(Variant),
     /// Another server.
     Upstream(Arc<Upstream>),
 }

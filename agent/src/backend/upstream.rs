@@ -69,6 +69,7 @@ pub enum StartError {
 /// A server in use.
 pub struct Upstream {
     model: String,
+    prompt: Option<String>,
     /// Changes when a child comes back on another port. `None` while it is down.
     client: Arc<RwLock<Option<ServerClient>>>,
     trouble: Arc<Mutex<Option<String>>>,
@@ -88,7 +89,12 @@ impl Upstream {
     ///
     /// # Errors
     /// Why it cannot be used; no child is left running then.
-    pub async fn start(path: &Path, name: &str, data_dir: &Path) -> Result<Self, StartError> {
+    pub async fn start(
+        path: &Path,
+        name: &str,
+        data_dir: &Path,
+        prompt: Option<String>,
+    ) -> Result<Self, StartError> {
         let spec = BackendSpec::read(path)?;
         let (client, process) = match &spec.kind {
             BackendKind::Remote(remote) => (ready_remote(&spec, &remote.url, name).await?, None),
@@ -121,7 +127,7 @@ impl Upstream {
         });
         let own_metrics = OwnMetrics::follow(Arc::clone(&client), model.clone());
         let supervisor = Mutex::new(supervisor);
-        Ok(Self { model, client, trouble, standby, sleep, own_metrics, supervisor })
+        Ok(Self { model, prompt, client, trouble, standby, sleep, own_metrics, supervisor })
     }
 
     /// What the server says of itself, and what it counted since this was asked before. `None` of one that says nothing.
@@ -157,6 +163,11 @@ impl Upstream {
     /// What the server calls the model.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// What is said in front of every conversation.
+    pub fn prompt(&self) -> Option<&str> {
+        self.prompt.as_deref()
     }
 
     /// A client of the server; `None` while it is down.

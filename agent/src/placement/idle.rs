@@ -17,7 +17,7 @@ pub async fn unload_when_idle(deployment: Arc<Deployment>, after: Duration, even
         match idle_for {
             Some(idle_for) if idle_for >= after => {
                 if let Some(live) = deployment.stable()
-                    && live.unload_if_idle()
+                    && deployment.unload_if_idle(live.number())
                 {
                     let subject = format!("{}@{}", deployment.name(), live.number());
                     let text = format!(

@@ -11,13 +11,14 @@ pub struct Loaded {
     engine: Engine,
     footprint: Footprint,
     told: Mutex<EngineReadings>,
+    holder: u32,
     /// Given back after the engine is gone.
     _reservation: Reservation,
 }
 
 impl Loaded {
-    pub(super) fn new(engine: Engine, footprint: Footprint, reservation: Reservation) -> Self {
-        Self { engine, footprint, told: Mutex::default(), _reservation: reservation }
+    pub(super) fn new(engine: Engine, footprint: Footprint, holder: u32, reservation: Reservation) -> Self {
+        Self { engine, footprint, told: Mutex::default(), holder, _reservation: reservation }
     }
 
     /// How it stands; what it counts is since the last call.
@@ -35,6 +36,11 @@ impl Loaded {
             constraint_us: now.constraint_us - before.constraint_us,
             ..now
         }
+    }
+
+    /// The revision that it was loaded for, and that the budget knows it by; others may share it.
+    pub fn holder(&self) -> u32 {
+        self.holder
     }
 
     /// What it holds.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::engine::{Engine, EngineOptions};
 use llmdeck_engine::footprint::Footprint;
 use llmdeck_engine::model::Model;
@@ -17,10 +18,11 @@ use super::budget::{MemoryBudget, Reservation, Shortage};
 use super::free::free_bytes;
 use super::loaded::Loaded;
 use super::room::{Candidate, Loses, RoomPlan, plan_room};
+use super::variant::{Changes, Variant};
 use crate::backend::{Backend, BackendSpec, StartError, Upstream};
 use crate::registry::{Registry, RegistryError};
 use crate::serving::{Deployment, Deployments, LiveRevision};
-use crate::store::RevisionRow;
+use crate::store::{PartRow, RevisionRow};
 use crate::telemetry::events::Events;
 
 /// How long an engine that gives up its memory may take to end.
@@ -80,6 +82,16 @@ pub struct LoadSettings {
     pub engine: EngineOptions,
     /// Whether what serves may be unloaded while nobody asks.
     pub may_unload: bool,
+}
+
+/// Where a revision's model comes from.
+pub enum Memory {
+    /// It is loaded into this.
+    Reserved(Reservation),
+    /// Another revision of the same model has it.
+    Shared(Arc<Loaded>),
+    /// Another server has its own.
+    Elsewhere,
 }
 
 /// Loads revisions within the node's budget.
@@ -205,10 +217,17 @@ impl Loader {
         for other in deployments.iter() {
             let may_unload = self.settings.get(other.name()).is_some_and(|settings| settings.may_unload);
             let own = other.name() == deployment;
-            for live in other.all_loaded().into_iter().filter(|live| live.loaded().is_some()) {
-                let candidate =
-                    |loses| Candidate { deployment: other.name().to_owned(), revision: live.number(), loses };
+            for live in other.all_loaded() {
+                let Some(loaded) = live.loaded() else { continue };
+                let candidate = |loses| Candidate {
+                    deployment: other.name().to_owned(),
+                    revision: live.number(),
+                    holder: loaded.holder(),
+                    loses,
+                };
                 match (other.state_of(live.number()), live.idle_for()) {
+                    // One that shares its model gives nothing back.
+                    (Some(State::Standby), _) if other.shares_of(&loaded) > 1 => {}
                     (Some(State::Standby), _) => standbys.push((!own, candidate(Loses::Standby))),
                     (Some(State::Serving), Some(idle_for)) if may_unload && !own => {
                         idle.push((std::cmp::Reverse(idle_for), candidate(Loses::Idleness)));
@@ -232,9 +251,7 @@ impl Loader {
         };
         let why = match candidate.loses {
             Loses::Idleness => {
-                let unloaded =
-                    deployment.loaded(candidate.revision).is_some_and(|live| live.unload_if_idle());
-                if !unloaded {
+                if !deployment.unload_if_idle(candidate.revision) {
                     return;
                 }
                 format!("unloaded to make room for {to}; its next request loads it again")
@@ -248,35 +265,90 @@ impl Loader {
         self.events.push(Severity::Information, &subject, why, "");
     }
 
-    /// Loads a revision into memory that was reserved for it, or makes its server ready. `progress` hears the share that is
-    /// loaded.
+    /// A loaded model that a revision which differs by adapter or prompt can share, and whose it is. The same spec again is
+    /// loaded anew: that is what it is asked for.
+    pub fn shared(&self, deployment: &str, spec: &RevisionRow) -> Option<(u32, Arc<Loaded>)> {
+        let deployments = self.deployments.get().and_then(Weak::upgrade)?;
+        deployments.get(deployment)?.all_loaded().into_iter().find_map(|live| {
+            let known = live.spec();
+            let same_model =
+                known.digest == spec.digest && known.number != spec.number && !known.has_parts_of(spec);
+            live.loaded().filter(|_| same_model).map(|loaded| (known.number, loaded))
+        })
+    }
+
+    /// Brings a revision up: loads its model into memory that was reserved for it, takes up one that is loaded, or makes its
+    /// server ready. `progress` hears the share that is loaded.
     ///
     /// # Errors
-    /// When the file is missing, changed, malformed or not supported, or the server does not become ready.
+    /// When a file is missing, changed, malformed or not supported, or the server does not become ready.
     pub async fn load(
         &self,
         deployment: &str,
         spec: RevisionRow,
-        reservation: Option<Reservation>,
+        memory: Memory,
         progress: impl FnMut(f64) + Send + 'static,
     ) -> Result<Arc<LiveRevision>, LoadError> {
-        let backend = match reservation {
-            Some(reservation) => {
-                Backend::Engine(self.bring_in(deployment, &spec, reservation, progress).await?)
+        let loaded = match memory {
+            Memory::Reserved(reservation) => self.bring_in(deployment, &spec, reservation, progress).await?,
+            Memory::Shared(loaded) => loaded,
+            Memory::Elsewhere => {
+                let upstream = self.connect(deployment, &spec).await?;
+                return Ok(Arc::new(LiveRevision::new(spec, Backend::Upstream(upstream))));
             }
-            None => Backend::Upstream(self.connect(deployment, &spec).await?),
         };
-        Ok(Arc::new(LiveRevision::new(spec, backend)))
+        let changes = self.changes(deployment, &spec, Arc::clone(loaded.model())).await?;
+        let variant = Variant::new(loaded, changes);
+        Ok(Arc::new(LiveRevision::new(spec, Backend::Engine(variant))))
+    }
+
+    /// What sets a revision apart from others of its model.
+    async fn changes(
+        &self,
+        deployment: &str,
+        spec: &RevisionRow,
+        model: Arc<Model>,
+    ) -> Result<Changes, LoadError> {
+        let (adapter, registry) = (spec.adapter.clone(), Arc::clone(&self.registry));
+        let (prompt, revision) = (spec.prompt.clone(), format!("{deployment}@{}", spec.number));
+        blocking(move || {
+            let unchanged = |part: &PartRow| {
+                let path = PathBuf::from(&part.path);
+                check_unchanged(&registry, &revision, &path, &part.digest).map(|()| path)
+            };
+            let adapter = match adapter {
+                Some(part) => Some(Arc::new(Adapter::load(&unchanged(&part)?, &model)?)),
+                None => None,
+            };
+            let prompt = match prompt {
+                Some(part) => {
+                    let path = unchanged(&part)?;
+                    let text = std::fs::read_to_string(&path)
+                        .map_err(|source| RegistryError::Read { path, source })?;
+                    Some(text.trim_end().into())
+                }
+                None => None,
+            };
+            Ok(Changes { adapter, prompt })
+        })
+        .await?
     }
 
     async fn connect(&self, deployment: &str, spec: &RevisionRow) -> Result<Arc<Upstream>, LoadError> {
         let (path, revision) = (PathBuf::from(&spec.path), format!("{deployment}@{}", spec.number));
-        let (registry, read) = (Arc::clone(&self.registry), path.clone());
-        let found = blocking(move || registry.digest_of(&read)).await??;
-        if found != spec.digest {
-            return Err(LoadError::Changed { path, revision, found, expected: spec.digest.clone() });
-        }
-        Ok(Arc::new(Upstream::start(&path, &revision, &self.data_dir).await?))
+        let (registry, spec) = (Arc::clone(&self.registry), spec.clone());
+        let (read, of) = (path.clone(), revision.clone());
+        let prompt = blocking(move || {
+            check_unchanged(&registry, &of, &read, &spec.digest)?;
+            let Some(part) = &spec.prompt else { return Ok(None) };
+            let path = PathBuf::from(&part.path);
+            check_unchanged(&registry, &of, &path, &part.digest)?;
+            let text = std::fs::read_to_string(&path);
+            let text = text.map_err(|source| RegistryError::Read { path, source })?;
+            Ok::<_, LoadError>(Some(text.trim_end().to_owned()))
+        });
+        let prompt = prompt.await??;
+        Ok(Arc::new(Upstream::start(&path, &revision, &self.data_dir, prompt).await?))
     }
 
     /// What answers for a revision: its engine is loaded again where it was unloaded. The load goes on though nobody waits any more: who
@@ -293,10 +365,11 @@ impl Loader {
         if let Some(backend) = live.backend() {
             return Ok(backend);
         }
+        let awoken = live;
         let (loader, name, live) = (Arc::clone(self), deployment.name().to_owned(), Arc::clone(live));
         let loading = tokio::spawn(async move { loader.load_again(&name, &live, until).await });
         match tokio::time::timeout_at(until.into(), loading).await {
-            Ok(loaded) => loaded.map_err(|_| LoadError::Panicked)?.map(Backend::Engine),
+            Ok(loaded) => Ok(Backend::Engine(awoken.variant(loaded.map_err(|_| LoadError::Panicked)??))),
             Err(_) => Err(LoadError::TooLong),
         }
     }
@@ -312,6 +385,10 @@ impl Loader {
             return Ok(loaded);
         }
         let spec = live.spec();
+        if let Some((_, loaded)) = self.shared(name, spec) {
+            live.set_loaded(&loaded);
+            return Ok(loaded);
+        }
         let began = Instant::now();
         // Another server is never unloaded, and so never loaded again.
         let needed = self.footprint(name, Path::new(&spec.path)).await?.ok_or(LoadError::TooLong)?;
@@ -336,18 +413,34 @@ impl Loader {
         let (revision, spec) = (format!("{deployment}@{}", spec.number), spec.clone());
         blocking(move || {
             let path = PathBuf::from(&spec.path);
-            let found = registry.digest_of(&path)?;
-            if found != spec.digest {
-                return Err(LoadError::Changed { path, revision, found, expected: spec.digest });
-            }
+            check_unchanged(&registry, &revision, &path, &spec.digest)?;
             let model = Arc::new(Model::load_telling(&path, &pool, &mut progress)?);
             let description = model.decoder.description().clone();
             let footprint = Footprint::new(description, model.decoder.size_bytes(), &options);
             let engine = Engine::start(&revision, model, options)?;
-            Ok(Arc::new(Loaded::new(engine, footprint, reservation)))
+            Ok(Arc::new(Loaded::new(engine, footprint, spec.number, reservation)))
         })
         .await?
     }
+}
+
+/// Holds a file to what it was when its revision was made.
+fn check_unchanged(
+    registry: &Registry,
+    revision: &str,
+    path: &Path,
+    expected: &str,
+) -> Result<(), LoadError> {
+    let found = registry.digest_of(path)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(LoadError::Changed {
+        path: path.to_owned(),
+        revision: revision.to_owned(),
+        found,
+        expected: expected.to_owned(),
+    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LoadError> {

@@ -7,10 +7,12 @@ mod idle;
 mod loaded;
 mod loader;
 mod room;
+mod variant;
 
 pub use budget::{Holding, MemoryBudget, Reservation, Shortage};
 pub use free::free_bytes;
 pub use idle::unload_when_idle;
 pub use loaded::Loaded;
-pub use loader::{LoadError, LoadSettings, Loader};
+pub use loader::{LoadError, LoadSettings, Loader, Memory};
 pub use room::{Candidate, Loses};
+pub use variant::{Changes, Variant};

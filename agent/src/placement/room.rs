@@ -9,6 +9,8 @@ pub struct Candidate {
     pub deployment: String,
     /// Its revision's number.
     pub revision: u32,
+    /// The revision that the budget knows its memory by.
+    pub holder: u32,
     /// What it loses.
     pub loses: Loses,
 }
@@ -60,7 +62,7 @@ pub(super) fn plan_room(
 }
 
 fn is_of(holding: &Holding, candidate: &Candidate) -> bool {
-    holding.deployment == candidate.deployment && holding.revision == candidate.revision
+    holding.deployment == candidate.deployment && holding.revision == candidate.holder
 }
 
 #[cfg(test)]
@@ -72,7 +74,7 @@ mod tests {
     }
 
     fn candidate(deployment: &str, revision: u32, loses: Loses) -> Candidate {
-        Candidate { deployment: deployment.into(), revision, loses }
+        Candidate { deployment: deployment.into(), revision, holder: revision, loses }
     }
 
     #[test]

@@ -2,13 +2,13 @@ use std::time::Duration;
 
 use llmdeck_engine::EngineError;
 use llmdeck_engine::chat_template::Message;
-use llmdeck_engine::engine::Engine;
 use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
 use llmdeck_engine::sampling::SamplingOptions;
 use llmdeck_engine::scheduler::Priority;
 use tokio::sync::mpsc;
 
 use crate::backend::{Backend, ClientError, Upstream};
+use crate::placement::Variant;
 
 /// How long another server may take for one of the agent's own questions.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,21 +58,21 @@ async fn ask_server(upstream: &Upstream, prompt: &str, max_tokens: usize) -> Res
     let down =
         || failed(ClientError::Broken(upstream.trouble().unwrap_or_else(|| "the server is down".into())));
     let client = upstream.client().ok_or_else(down)?;
-    let asking = client.ask(upstream.model(), prompt, max_tokens);
+    let asking = client.ask(upstream.model(), upstream.prompt(), prompt, max_tokens);
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(answer) => answer.map_err(failed),
         Err(_) => Err(failed(ClientError::Broken(format!("no answer within {} s", PATIENCE.as_secs())))),
     }
 }
 
-async fn ask_engine(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
+async fn ask_engine(engine: &Variant, prompt: &str, max_tokens: usize) -> Result<String, AskError> {
     let beginning = || prompt.chars().take(40).collect::<String>();
     let refused = |source| AskError::Prompt { prompt: beginning(), source };
     let failed = |reason| AskError::Answer { prompt: beginning(), reason };
     let model = engine.model();
     let text = match &model.chat_template {
         Some(template) => template
-            .render(&[Message { role: "user".into(), content: prompt.to_owned() }])
+            .render(&engine.with_prompt(vec![Message { role: "user".into(), content: prompt.to_owned() }]))
             .map_err(refused)?,
         None => prompt.to_owned(),
     };
@@ -85,6 +85,7 @@ async fn ask_engine(engine: &Engine, prompt: &str, max_tokens: usize) -> Result<
         fairness_key: 0,
         constraint: None,
         ignore_end: false,
+        adapter: engine.adapter().cloned(),
     };
     let (sender, mut events) = mpsc::channel(max_tokens.min(engine.max_sequence_tokens()) + 3);
     let sink = Box::new(move |event| match sender.try_send(event) {

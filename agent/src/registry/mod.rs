@@ -10,6 +10,6 @@ mod upkeep;
 
 pub use artifact::{Artifact, ArtifactKind};
 pub use builtin::BuiltinArtifacts;
-pub use resolve::{Registry, RegistryError, ResolvedModel};
+pub use resolve::{Registry, RegistryError};
 pub use take_in::Means;
 pub use upkeep::{NewArtifact, Removed, Verified};

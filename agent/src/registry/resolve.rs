@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use super::artifact::{Artifact, ArtifactKind};
 use super::builtin::BuiltinArtifacts;
 use super::digest;
+use super::inspect::inspect;
 use crate::backend::{BackendSpec, SpecError};
-use crate::store::{Store, StoreError};
+use crate::store::{NewRevision, PartRow, Store, StoreError};
 
 /// Why a name does not lead to an artifact.
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +49,6 @@ pub enum RegistryError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// A model found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedModel {
-    /// As asked for.
-    pub reference: String,
-    /// sha256, in hex.
-    pub digest: String,
-    /// Where its bytes are.
-    pub path: PathBuf,
 }
 
 /// Finds artifacts by tag, digest or path.
@@ -117,37 +107,69 @@ impl Registry {
         Err(RegistryError::Unknown { kind: "artifact", reference: reference.to_owned(), known })
     }
 
-    /// Finds a model: a tag, a digest (at least 12 letters of it), or a path.
+    /// Finds all that a revision is made of, each by a tag, a digest (at least 12 letters of it), or a path. An adapter or a
+    /// prompt that is empty is none.
     ///
     /// # Errors
-    /// When there is none of that name, or its file cannot be read.
-    pub fn model(&self, reference: &str) -> Result<ResolvedModel, RegistryError> {
+    /// When something is not there, cannot be read, or is of another kind.
+    pub fn revision(&self, model: &str, adapter: &str, prompt: &str) -> Result<NewRevision, RegistryError> {
+        let model = self.model(model)?;
+        let adapter = if adapter.is_empty() { None } else { Some(self.adapter(adapter)?) };
+        let prompt = if prompt.is_empty() { None } else { Some(self.prompt(prompt)?) };
+        if adapter.is_some() && BackendSpec::is_one(Path::new(&model.path)) {
+            return Err(RegistryError::Malformed {
+                path: PathBuf::from(&model.path),
+                reason: "describes another server, which has its own adapters; name the adapter in that server's command"
+                    .into(),
+            });
+        }
+        Ok(NewRevision { model, adapter, prompt })
+    }
+
+    fn model(&self, reference: &str) -> Result<PartRow, RegistryError> {
         let of_kind = |kind| self.find(kind, reference);
         if let Some(artifact) = of_kind(ArtifactKind::Model)?.or(of_kind(ArtifactKind::Backend)?) {
-            let Artifact { digest, path, .. } = artifact;
-            return Ok(ResolvedModel { reference: reference.to_owned(), digest, path });
+            return Ok(part(reference, artifact.digest, &artifact.path));
         }
         let path = self.existing(ArtifactKind::Model, reference)?;
         if BackendSpec::is_one(&path) {
-            return self.backend(reference, &path);
+            // A file that describes a server is small and likely to be edited.
+            BackendSpec::read(&path)?;
+            return self.copied(reference, &path, "toml");
         }
-        let digest = self.digest_of(&path)?;
-        Ok(ResolvedModel { reference: reference.to_owned(), digest, path })
+        Ok(part(reference, self.digest_of(&path)?, &path))
     }
 
-    /// A file that describes a server is small and likely to be edited: a revision keeps a copy of its own.
-    fn backend(&self, reference: &str, path: &Path) -> Result<ResolvedModel, RegistryError> {
-        BackendSpec::read(path)?;
+    fn adapter(&self, reference: &str) -> Result<PartRow, RegistryError> {
+        if let Some(artifact) = self.find(ArtifactKind::Adapter, reference)? {
+            return Ok(part(reference, artifact.digest, &artifact.path));
+        }
+        let path = self.existing(ArtifactKind::Adapter, reference)?;
+        inspect(&path, Some(ArtifactKind::Adapter))?;
+        Ok(part(reference, self.digest_of(&path)?, &path))
+    }
+
+    fn prompt(&self, reference: &str) -> Result<PartRow, RegistryError> {
+        if let Some(artifact) = self.find(ArtifactKind::Prompt, reference)? {
+            return Ok(part(reference, artifact.digest, &artifact.path));
+        }
+        let path = self.existing(ArtifactKind::Prompt, reference)?;
+        inspect(&path, Some(ArtifactKind::Prompt))?;
+        self.copied(reference, &path, "txt")
+    }
+
+    /// A revision keeps a copy of its own of what people edit.
+    fn copied(&self, reference: &str, path: &Path, extension: &str) -> Result<PartRow, RegistryError> {
         let read = |source| RegistryError::Read { path: path.to_owned(), source };
         let bytes = std::fs::read(path).map_err(read)?;
         let digest = digest::hex(&Sha256::digest(&bytes));
-        let copy = self.folder.join(format!("{digest}.toml"));
+        let copy = self.folder.join(format!("{digest}.{extension}"));
         if !copy.exists() {
-            let written = self.folder.join(format!("{digest}.toml.part"));
+            let written = self.folder.join(format!("{digest}.{extension}.part"));
             let keep = |source| RegistryError::Read { path: copy.clone(), source };
             std::fs::write(&written, &bytes).and_then(|()| std::fs::rename(&written, &copy)).map_err(keep)?;
         }
-        Ok(ResolvedModel { reference: reference.to_owned(), digest, path: copy })
+        Ok(part(reference, digest, &copy))
     }
 
     /// Finds a suite and reads its text.
@@ -209,4 +231,8 @@ impl Registry {
         }
         Ok(digest)
     }
+}
+
+fn part(reference: &str, digest: String, path: &Path) -> PartRow {
+    PartRow { reference: reference.to_owned(), digest, path: path.to_string_lossy().into_owned() }
 }

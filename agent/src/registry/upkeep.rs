@@ -227,6 +227,7 @@ mod tests {
     use super::{ArtifactKind, NewArtifact, Registry, RegistryError};
     use crate::registry::BuiltinArtifacts;
     use crate::store;
+    use crate::store::{NewRevision, PartRow};
 
     struct Place {
         folder: tempfile::TempDir,
@@ -282,7 +283,8 @@ mod tests {
         let place = place();
         let kept = place.add(&place.write("a.jsonl", "{}\n"), "kept", &[]).unwrap();
         let path = kept.path.to_string_lossy().into_owned();
-        place.store.add_revision("chat", "kept", &kept.digest, &path, 1).unwrap();
+        let model = PartRow { reference: "kept".into(), digest: kept.digest.clone(), path };
+        place.store.add_revision("chat", &NewRevision { model, ..NewRevision::default() }, 1).unwrap();
         let removed = place.registry.remove("kept").unwrap();
         assert_eq!(removed.needed_by, ["chat@1"]);
         assert!(kept.path.exists() && place.registry.collect_garbage(false).unwrap().is_empty());

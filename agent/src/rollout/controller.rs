@@ -16,11 +16,11 @@ use super::run::Run;
 use super::strategy::{RolloutConfig, StrategyPlan};
 use crate::placement::Loader;
 use crate::quality::Suite;
-use crate::registry::{Registry, ResolvedModel};
+use crate::registry::Registry;
 
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, Deployments, LiveRevision};
-use crate::store::{RevisionRow, Store};
+use crate::store::{NewRevision, RevisionRow, Store};
 use crate::telemetry::events::Events;
 use crate::time::unix_ms;
 
@@ -206,20 +206,11 @@ impl Controller {
     pub(super) fn new_revision(
         &self,
         deployment: &Deployment,
-        model: &ResolvedModel,
+        new: NewRevision,
     ) -> Result<RevisionRow, Refused> {
-        let path = model.path.to_string_lossy().into_owned();
         let created_unix_ms = unix_ms();
-        let name = deployment.name();
-        let number =
-            self.store.add_revision(name, &model.reference, &model.digest, &path, created_unix_ms)?;
-        Ok(RevisionRow {
-            number,
-            model: model.reference.clone(),
-            digest: model.digest.clone(),
-            path,
-            created_unix_ms,
-        })
+        let number = self.store.add_revision(deployment.name(), &new, created_unix_ms)?;
+        Ok(new.numbered(number, created_unix_ms))
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a rollout is made of; every one is used once")]
@@ -262,7 +253,7 @@ impl Controller {
         self.active.show(&rollout);
         let why = if context.reason.is_empty() { String::new() } else { format!(": {}", context.reason) };
         let verb = if kind == Move::Deploy { "deploys" } else { "rolls back to" };
-        let text = format!("{operator} {verb} {}{why}", target.model);
+        let text = format!("{operator} {verb} {}{why}", target.title());
         let subject = format!("{}@{}", deployment.name(), target.number);
         self.events.push(Severity::Information, &subject, text, &operator.to_string());
         Ok(Run {
@@ -277,7 +268,7 @@ impl Controller {
             cut: false,
             target,
             candidate,
-            reservation: None,
+            memory: None,
             old,
             strategy,
             comparison: None,

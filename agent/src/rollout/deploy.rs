@@ -1,7 +1,6 @@
 //! To a new revision: checked, claimed and recorded before it begins.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use llmdeck_proto::v1::{ChangeResponse, DeployRequest};
 
@@ -11,6 +10,7 @@ use super::plan::{PlanFacts, change_plan};
 use super::refusal::Refused;
 use super::run::Run;
 use crate::security::identity::Operator;
+use crate::time::unix_ms;
 
 impl Controller {
     /// Moves a deployment to a new revision. Answers as soon as the rollout has begun.
@@ -28,27 +28,49 @@ impl Controller {
         }
         let (deployment, settings) = self.find(&request.deployment)?;
         let registry = Arc::clone(&self.registry);
-        let reference = request.model.clone();
-        if reference.is_empty() || reference.len() > LONGEST_TEXT {
+        let references = [&request.model, &request.adapter, &request.prompt].map(String::clone);
+        for (field, reference) in ["model", "adapter", "prompt"].into_iter().zip(&references) {
+            if reference.len() > LONGEST_TEXT {
+                return Err(Refused::Invalid {
+                    field,
+                    problem: "must name a tag, a digest or a path".into(),
+                });
+            }
+        }
+        let [mut model, adapter, prompt] = references;
+        let stable = deployment.stable();
+        // Another adapter or prompt over what serves.
+        let serving = stable.as_ref().map(|live| live.spec().model_part());
+        let serving = serving.filter(|_| model.is_empty() && !(adapter.is_empty() && prompt.is_empty()));
+        if let Some(serving) = &serving {
+            model.clone_from(&serving.path);
+        }
+        if model.is_empty() {
             return Err(Refused::Invalid {
                 field: "model",
-                problem: "must name a tag, a digest or a path".into(),
+                problem: "must name a tag, a digest or a path; without it, name an adapter or a prompt for what serves".into(),
             });
         }
-        let model = blocking(move || registry.model(&reference)).await??;
+        let mut new = blocking(move || registry.revision(&model, &adapter, &prompt)).await??;
+        if let Some(serving) = serving {
+            new.model.reference = serving.reference;
+        }
         let strategy = settings
             .rollout
             .plan(request.strategy(), &request.steps, request.auto_promote)
             .map_err(|problem| Refused::Invalid { field: "rollout", problem })?;
         self.check_expected(&deployment, &context)?;
         let number = self.store.next_revision_number(deployment.name())?;
-        let room = self.room_for(&deployment, &model.reference, &model.path).await?;
-        let stable = deployment.stable();
+        let (title, target) = (new.title(), new.clone().numbered(number, unix_ms()));
+        let room = self.room_for(&deployment, &target).await?;
+        let from = stable.as_deref().map(|live| (live.number(), live.spec().title()));
         let plan = change_plan(&PlanFacts {
             deployment: deployment.name(),
-            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
-            to: (number, &model.reference),
-            digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &model.digest),
+            from: from.as_ref().map(|(number, title)| (*number, title.as_str())),
+            to: (number, &title),
+            changes: target.changes(),
+            same_parts: stable.as_deref().is_some_and(|live| live.spec().has_parts_of(&target)),
+            digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &target.digest),
             kind: Move::Deploy,
             in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
             room: Some(&room),
@@ -62,17 +84,11 @@ impl Controller {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let claim = self.claim(&deployment, &operator, "deploy", &context, number).await?;
-        let reservation = match &room.needed {
-            Some(needed) => {
-                let (name, now) = (deployment.name(), Instant::now());
-                Some(self.loader.reserve(name, number, &model.reference, needed, now).await?)
-            }
-            None => None,
-        };
-        let target = self.new_revision(&deployment, &model)?;
+        let memory = Some(self.take_room(&deployment, &target, room).await?);
+        let target = self.new_revision(&deployment, new)?;
         let run =
             self.begin(deployment, settings, operator, &context, Move::Deploy, target, None, strategy)?;
-        let run = Run { force: request.force, reservation, ..run };
+        let run = Run { force: request.force, memory, ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         tokio::spawn(run.run_until_swapped(claim));
         Ok(answer)

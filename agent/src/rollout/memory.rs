@@ -1,32 +1,57 @@
 //! Memory for a candidate beside what is loaded.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use llmdeck_engine::footprint::Footprint;
 
 use super::controller::Controller;
 use super::refusal::Refused;
-use crate::placement::{Candidate, Loses};
+use crate::placement::{Candidate, Loaded, Loses, Memory};
 use crate::serving::Deployment;
+use crate::store::RevisionRow;
 
 /// What a candidate takes, and who gives way for it.
 pub(super) struct Room {
-    /// `None` where another server answers, whose memory is its own.
-    pub(super) needed: Option<Footprint>,
-    /// A server that stands by asleep, and has its memory back when it wakes.
-    pub(super) sleeps: bool,
+    pub(super) model: ModelSource,
     give_way: Vec<Candidate>,
+}
+
+/// Where a candidate's model comes from.
+pub(super) enum ModelSource {
+    /// It is loaded.
+    Loads(Footprint),
+    /// Another revision has it loaded.
+    Shared {
+        /// Which.
+        with: u32,
+        /// Held, so that it is still there when the rollout comes to it.
+        loaded: Arc<Loaded>,
+    },
+    /// Another server answers, whose memory is its own.
+    Server,
+    /// A server that stands by asleep, and has its memory back when it wakes.
+    Sleeper,
 }
 
 impl Room {
     /// That a server takes which stands by asleep.
     pub(super) fn of_sleeper() -> Self {
-        Self { needed: None, sleeps: true, give_way: Vec::new() }
+        Self { model: ModelSource::Sleeper, give_way: Vec::new() }
+    }
+
+    /// Bytes that the candidate's model takes beside what is loaded.
+    pub(super) fn extra_bytes(&self) -> u64 {
+        match &self.model {
+            ModelSource::Loads(needed) => needed.total_bytes(),
+            _ => 0,
+        }
     }
 
     /// In the words that the operator is asked to confirm.
     pub(super) fn effects(&self) -> impl Iterator<Item = String> {
-        self.give_way.iter().map(|Candidate { deployment, revision, loses }| match loses {
+        self.give_way.iter().map(|Candidate { deployment, revision, loses, .. }| match loses {
             Loses::Idleness => {
                 format!("unloads {deployment}@{revision}, which nobody asks now, for its memory")
             }
@@ -36,18 +61,37 @@ impl Room {
 }
 
 impl Controller {
-    /// What a model would take under a deployment's settings, and whether it can be had.
+    /// What a revision would take under its deployment's settings, and whether it can be had.
     pub(super) async fn room_for(
         &self,
         deployment: &Deployment,
-        model: &str,
-        path: &Path,
+        spec: &RevisionRow,
     ) -> Result<Room, Refused> {
-        let needed = self.loader.footprint(deployment.name(), path).await?;
-        let give_way = match &needed {
-            Some(needed) => self.loader.check_room(deployment.name(), model, needed)?,
-            None => Vec::new(),
+        let name = deployment.name();
+        let Some(needed) = self.loader.footprint(name, Path::new(&spec.path)).await? else {
+            return Ok(Room { model: ModelSource::Server, give_way: Vec::new() });
         };
-        Ok(Room { needed, sleeps: false, give_way })
+        if let Some((with, loaded)) = self.loader.shared(name, spec) {
+            return Ok(Room { model: ModelSource::Shared { with, loaded }, give_way: Vec::new() });
+        }
+        let give_way = self.loader.check_room(name, &spec.model, &needed)?;
+        Ok(Room { model: ModelSource::Loads(needed), give_way })
+    }
+
+    /// Takes what a revision needs.
+    pub(super) async fn take_room(
+        &self,
+        deployment: &Deployment,
+        spec: &RevisionRow,
+        room: Room,
+    ) -> Result<Memory, Refused> {
+        Ok(match room.model {
+            ModelSource::Loads(needed) => {
+                let (name, now) = (deployment.name(), Instant::now());
+                Memory::Reserved(self.loader.reserve(name, spec.number, &spec.model, &needed, now).await?)
+            }
+            ModelSource::Shared { loaded, .. } => Memory::Shared(loaded),
+            ModelSource::Server | ModelSource::Sleeper => Memory::Elsewhere,
+        })
     }
 }

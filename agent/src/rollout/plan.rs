@@ -1,8 +1,7 @@
-use llmdeck_engine::footprint::Footprint;
 use llmdeck_proto::v1::ChangePlan;
 
 use super::machine::Move;
-use super::memory::Room;
+use super::memory::{ModelSource, Room};
 use super::strategy::{StepConfig, StrategyName, StrategyPlan};
 
 /// What a plan is made of.
@@ -10,6 +9,10 @@ pub(super) struct PlanFacts<'a> {
     pub(super) deployment: &'a str,
     pub(super) from: Option<(u32, &'a str)>,
     pub(super) to: (u32, &'a str),
+    /// What sets the target apart from others of its model, as asked for.
+    pub(super) changes: (&'a str, &'a str),
+    /// What serves is made of the same already.
+    pub(super) same_parts: bool,
     /// sha256 of what serves and of what is to.
     pub(super) digests: (&'a str, &'a str),
     pub(super) kind: Move,
@@ -32,9 +35,9 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     let mut effects = Vec::new();
     if let Some(room) = facts.room {
         effects.extend(room.effects());
-        match &room.needed {
+        match &room.model {
             // Two lines: the first must be whole on the narrowest screen.
-            Some(needed) => {
+            ModelSource::Loads(needed) => {
                 effects.push(format!("loads {model} beside {name}@{from}: {}", size(needed.total_bytes())));
                 effects.push(format!(
                     "that is weights {}, cache {}, scratch {}",
@@ -43,10 +46,23 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
                     size(needed.scratch_bytes),
                 ));
             }
-            None if room.sleeps => {
+            ModelSource::Shared { with, .. } => {
+                effects
+                    .push(format!("shares the model that {name}@{with} has loaded; nothing else is loaded"));
+            }
+            ModelSource::Sleeper => {
                 effects.push(format!("wakes the server of {name}@{to}, which stands by asleep"));
             }
-            None => effects.push(format!("makes the server of {model} ready beside {name}@{from}")),
+            ModelSource::Server => {
+                effects.push(format!("makes the server of {model} ready beside {name}@{from}"))
+            }
+        }
+        let (adapter, prompt) = facts.changes;
+        if !adapter.is_empty() {
+            effects.push(format!("with the adapter {adapter}"));
+        }
+        if !prompt.is_empty() {
+            effects.push(format!("with the prompt {prompt} in front of every conversation"));
         }
         if facts.kind == Move::Deploy {
             effects.push(scoring(facts));
@@ -82,10 +98,8 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         undo,
         from_digest: facts.digests.0.to_owned(),
         to_digest: facts.digests.1.to_owned(),
-        extra_memory_bytes: facts
-            .room
-            .and_then(|room| room.needed.as_ref())
-            .map_or(0, Footprint::total_bytes),
+        same_parts: facts.same_parts,
+        extra_memory_bytes: facts.room.map_or(0, Room::extra_bytes),
     }
 }
 

@@ -1,8 +1,6 @@
 //! Back to a revision that has served before; from a canary, back to what serves.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use llmdeck_proto::v1::{ChangeResponse, RollbackRequest};
 
@@ -46,12 +44,16 @@ impl Controller {
         let room = match &candidate {
             Some(_) => None,
             None if sleeps => Some(Room::of_sleeper()),
-            None => Some(self.room_for(&deployment, &target.model, Path::new(&target.path)).await?),
+            None => Some(self.room_for(&deployment, &target).await?),
         };
+        let (from, title) =
+            (stable.as_deref().map(|live| (live.number(), live.spec().title())), target.title());
         let plan = change_plan(&PlanFacts {
             deployment: deployment.name(),
-            from: stable.as_deref().map(|live| (live.number(), live.spec().model.as_str())),
-            to: (target.number, &target.model),
+            from: from.as_ref().map(|(number, title)| (*number, title.as_str())),
+            to: (target.number, &title),
+            changes: target.changes(),
+            same_parts: false,
             digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &target.digest),
             kind: Move::Rollback,
             in_flight: stable.as_ref().map_or(0, |live| live.in_flight()),
@@ -66,17 +68,12 @@ impl Controller {
             return Ok(ChangeResponse { plan: Some(plan), rollout_id: String::new() });
         }
         let claim = self.claim(&deployment, &operator, "rollback", &context, target.number).await?;
-        let reservation = match &room {
-            Some(room) if room.sleeps => None,
+        let memory = match room {
             Some(room) => {
-                deployment.retire(target.number);
-                match &room.needed {
-                    Some(needed) => {
-                        let (name, now) = (deployment.name(), Instant::now());
-                        Some(self.loader.reserve(name, target.number, &target.model, needed, now).await?)
-                    }
-                    None => None,
+                if !sleeps {
+                    deployment.retire(target.number);
                 }
+                Some(self.take_room(&deployment, &target, room).await?)
             }
             None => None,
         };
@@ -84,7 +81,7 @@ impl Controller {
         let at_once = StrategyPlan::replace();
         let run =
             self.begin(deployment, settings, operator, &context, Move::Rollback, target, candidate, at_once)?;
-        let run = Run { reservation, cut: request.cut_running, ..run };
+        let run = Run { memory, cut: request.cut_running, ..run };
         let answer = self.answer(&context, plan, &run.rollout)?;
         let task = tokio::spawn(run.run_until_swapped(claim));
         if ready {

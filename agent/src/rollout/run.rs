@@ -14,7 +14,7 @@ use super::controller::{Controller, RolloutSettings};
 use super::machine::{Course, Effect, Happening, Move, Step, step};
 use super::refusal::StepError;
 use super::strategy::StrategyPlan;
-use crate::placement::Reservation;
+use crate::placement::Memory;
 use crate::quality::{ask, run_suite};
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, LiveRevision};
@@ -36,8 +36,8 @@ pub(super) struct Run {
     pub(super) cut: bool,
     pub(super) target: RevisionRow,
     pub(super) candidate: Option<Arc<LiveRevision>>,
-    /// Memory for a candidate that is not loaded yet.
-    pub(super) reservation: Option<Reservation>,
+    /// Where the model of a candidate comes from that is not up yet.
+    pub(super) memory: Option<Memory>,
     pub(super) old: Option<Arc<LiveRevision>>,
     pub(super) failed_before: u64,
     pub(super) running_at_swap: u32,
@@ -131,8 +131,8 @@ impl Run {
             active.show(&shown);
         };
         let name = self.deployment.name();
-        let reservation = self.reservation.take();
-        let live = self.controller.loader.load(name, self.target.clone(), reservation, progress).await?;
+        let memory = self.memory.take().unwrap_or(Memory::Elsewhere);
+        let live = self.controller.loader.load(name, self.target.clone(), memory, progress).await?;
         self.deployment.set_state(&live, RevisionState::Warming);
         self.candidate = Some(live);
         Ok(Happening::Loaded)

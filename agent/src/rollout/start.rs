@@ -9,9 +9,8 @@ use llmdeck_proto::v1::rollout::State;
 
 use super::controller::Controller;
 use super::refusal::{Refused, StepError};
-use crate::placement::LoadError;
+use crate::placement::{LoadError, Memory};
 use crate::quality::ask;
-use crate::registry::ResolvedModel;
 use crate::security::identity::Operator;
 use crate::serving::Deployment;
 use crate::store::RevisionRow;
@@ -69,13 +68,13 @@ impl Controller {
             let name = deployment.name();
             let needed = self.loader.footprint(name, Path::new(&spec.path)).await?;
             let until = Instant::now() + PATIENCE_FOR_MEMORY;
-            let reservation = match &needed {
-                Some(needed) => {
-                    Some(self.loader.reserve(name, spec.number, &spec.model, needed, until).await?)
-                }
-                None => None,
+            let memory = match &needed {
+                Some(needed) => Memory::Reserved(
+                    self.loader.reserve(name, spec.number, &spec.model, needed, until).await?,
+                ),
+                None => Memory::Elsewhere,
             };
-            let live = self.loader.load(name, spec.clone(), reservation, |_| {}).await?;
+            let live = self.loader.load(name, spec.clone(), memory, |_| {}).await?;
             if let Some(backend) = live.backend() {
                 ask(&backend, "Are you ready?", 4).await?;
             }
@@ -86,7 +85,7 @@ impl Controller {
             error => format!("{}: {error}", spec.model),
         })?;
         deployment.swap_to(&live);
-        Ok(format!("revision {} of {} serves", spec.number, spec.model))
+        Ok(format!("revision {} of {} serves", spec.number, spec.title()))
     }
 
     async fn promised(&self, deployment: &Arc<Deployment>, configured: &str) -> Result<RevisionRow, Refused> {
@@ -98,15 +97,11 @@ impl Controller {
         {
             return Ok(spec);
         }
-        let model = self.resolve(configured.to_owned()).await?;
-        let spec = self.new_revision(deployment, &model)?;
+        let (registry, model) = (Arc::clone(&self.registry), configured.to_owned());
+        let new = super::controller::blocking(move || registry.revision(&model, "", "")).await??;
+        let spec = self.new_revision(deployment, new)?;
         self.store.promise(name, spec.number)?;
         self.store.set_configured_model(name, configured)?;
         Ok(spec)
-    }
-
-    async fn resolve(&self, reference: String) -> Result<ResolvedModel, Refused> {
-        let registry = Arc::clone(&self.registry);
-        Ok(super::controller::blocking(move || registry.model(&reference)).await??)
     }
 }

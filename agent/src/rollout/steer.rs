@@ -172,5 +172,5 @@ pub(super) fn has_swapped(state: State) -> bool {
 }
 
 fn model_of(deployment: &Deployment, number: u32) -> String {
-    deployment.loaded(number).map(|live| live.spec().model.clone()).unwrap_or_default()
+    deployment.loaded(number).map(|live| live.spec().title()).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
 use super::route::{Preference, RevisionWish, Route, Split, SplitKind, Stickiness};
 use super::trial::Arm;
-use crate::placement::Loader;
+use crate::placement::{Loaded, Loader};
 
 /// Why a deployment cannot serve while the agent starts.
 pub const LOADING: &str = "its model is still loading";
@@ -251,6 +251,21 @@ impl Deployment {
         self.lock().iter().map(|known| Arc::clone(&known.live)).collect()
     }
 
+    /// Loaded revisions that share a model.
+    pub fn shares_of(&self, loaded: &Arc<Loaded>) -> usize {
+        let shares = |known: &&Known| known.live.loaded().is_some_and(|own| Arc::ptr_eq(&own, loaded));
+        self.lock().iter().filter(shares).count()
+    }
+
+    /// Lets a revision's model go unless a request runs on it, on whatever revision shares it. Whether it did.
+    pub fn unload_if_idle(&self, number: u32) -> bool {
+        let Some(loaded) = self.loaded(number).and_then(|live| live.loaded()) else { return false };
+        let mut sharing = self.all_loaded();
+        sharing.retain(|live| live.loaded().is_some_and(|own| Arc::ptr_eq(&own, &loaded)));
+        let idle = sharing.iter().all(|live| live.in_flight() == 0);
+        idle && sharing.iter().all(|live| live.unload_if_idle())
+    }
+
     /// Forgets a revision unless it serves; its memory is given back when its last request has ended.
     pub fn retire(&self, number: u32) {
         self.lock().retain(|known| known.live.number() != number || known.state == State::Serving);
@@ -306,12 +321,17 @@ impl Deployment {
         let share_of = |number| route.as_ref().map_or(0.0, |route| route.share_of(number));
         let mut known = self.lock().clone();
         known.sort_by_key(|known| std::cmp::Reverse(known.live.number()));
+        let all = &known;
         v1::Deployment {
             name: self.name.clone(),
             stable_revision: stable,
             revisions: known
                 .iter()
-                .map(|known| drain_revision(&known.live, known.state, share_of(known.live.number())))
+                .map(|known| {
+                    let number = known.live.number();
+                    let tells = tells_of_model(all, &known.live, stable);
+                    drain_revision(&known.live, known.state, share_of(number), tells)
+                })
                 .collect(),
             queue_depth: self.admission.waiting(),
             queue_limit: self.admission.queue_limit(),
@@ -335,6 +355,18 @@ impl Deployment {
     fn lock_unavailable(&self) -> MutexGuard<'_, String> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a revision speaks for the model that it has, in a frame: of those that share one, the stable, or else the newest.
+fn tells_of_model(known: &[Known], live: &LiveRevision, stable: u32) -> bool {
+    let Some(loaded) = live.loaded() else { return true };
+    let sharing: Vec<u32> = known
+        .iter()
+        .filter(|known| known.live.loaded().is_some_and(|own| Arc::ptr_eq(&own, &loaded)))
+        .map(|known| known.live.number())
+        .collect();
+    let teller = if sharing.contains(&stable) { Some(stable) } else { sharing.iter().max().copied() };
+    teller.is_none_or(|teller| teller == live.number())
 }
 
 fn set(revisions: &mut Vec<Known>, revision: &Arc<LiveRevision>, state: State) {

@@ -5,12 +5,19 @@ use llmdeck_proto::v1::revision::State;
 
 use super::revision::LiveRevision;
 
-/// What a revision has done since the last call, and how it stands.
-pub(super) fn drain_revision(live: &LiveRevision, state: State, traffic_share: f64) -> v1::Revision {
+/// What a revision has done since the last call, and how it stands. Of a model that revisions share, one of them speaks.
+pub(super) fn drain_revision(
+    live: &LiveRevision,
+    state: State,
+    traffic_share: f64,
+    tells_of_model: bool,
+) -> v1::Revision {
     let spec = live.spec();
-    let loaded = live.loaded();
+    let loaded = live.loaded().filter(|_| tells_of_model);
     let readings = loaded.as_ref().map(|loaded| loaded.drain_readings()).unwrap_or_default();
     let footprint = loaded.as_ref().map(|loaded| loaded.footprint());
+    let adapter = spec.adapter.clone().unwrap_or_default();
+    let prompt = spec.prompt.clone().unwrap_or_default();
     let unloaded = live.backend().is_none() && state == State::Serving;
     let interval = live.recorder().drain();
     let (server, told) = live.upstream().and_then(|upstream| upstream.own_metrics()).unzip();
@@ -40,6 +47,12 @@ pub(super) fn drain_revision(live: &LiveRevision, state: State, traffic_share: f
         traffic_share,
         model: spec.model.clone(),
         model_digest: spec.digest.clone(),
+        adapter: adapter.reference,
+        adapter_digest: adapter.digest,
+        adapter_bytes: live.adapter().map_or(0, |adapter| adapter.size_bytes()),
+        prompt: prompt.reference,
+        prompt_digest: prompt.digest,
+        shares_model: !tells_of_model,
         parameters: live.parameters(),
         weights_bytes: live.weights_bytes(),
         queue_us: Some(interval.queue_us),

@@ -3,11 +3,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use llmdeck_engine::adapter::Adapter;
 use tokio::sync::{MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Upstream};
-use crate::placement::Loaded;
+use crate::placement::{Changes, Loaded, Variant};
 use crate::quality::GoldenRun;
 use crate::store::RevisionRow;
 use crate::telemetry::Recorder;
@@ -19,6 +20,7 @@ pub struct LiveRevision {
     parameters: u64,
     weights_bytes: u64,
     loaded: ArcSwapOption<Loaded>,
+    changes: Changes,
     /// What answers instead of an engine.
     upstream: Option<Arc<Upstream>>,
     /// Held by whoever loads it again.
@@ -35,9 +37,12 @@ pub struct LiveRevision {
 impl LiveRevision {
     /// Of what was just made ready.
     pub fn new(spec: RevisionRow, backend: Backend) -> Self {
-        let (loaded, upstream) = match backend {
-            Backend::Engine(loaded) => (Some(loaded), None),
-            Backend::Upstream(upstream) => (None, Some(upstream)),
+        let (loaded, changes, upstream) = match backend {
+            Backend::Engine(variant) => {
+                let (loaded, changes) = variant.into_parts();
+                (Some(loaded), changes, None)
+            }
+            Backend::Upstream(upstream) => (None, Changes::default(), Some(upstream)),
         };
         let model = loaded.as_ref().map(|loaded| loaded.model());
         Self {
@@ -45,6 +50,7 @@ impl LiveRevision {
             parameters: model.map_or(0, |model| model.decoder.description().parameters()),
             weights_bytes: model.map_or(0, |model| model.weights_bytes),
             loaded: ArcSwapOption::new(loaded),
+            changes,
             upstream,
             waking: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
@@ -81,6 +87,11 @@ impl LiveRevision {
         self.loaded.load_full()
     }
 
+    /// What its model is changed by.
+    pub fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.changes.adapter.as_ref()
+    }
+
     /// Another server that answers for it.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         self.upstream.as_ref()
@@ -90,8 +101,13 @@ impl LiveRevision {
     pub fn backend(&self) -> Option<Backend> {
         match &self.upstream {
             Some(upstream) => Some(Backend::Upstream(Arc::clone(upstream))),
-            None => self.loaded().map(Backend::Engine),
+            None => self.loaded().map(|loaded| Backend::Engine(self.variant(loaded))),
         }
+    }
+
+    /// A model as this revision serves it.
+    pub fn variant(&self, loaded: Arc<Loaded>) -> Variant {
+        Variant::new(loaded, self.changes.clone())
     }
 
     /// Takes up an engine that was loaded again.

@@ -128,7 +128,7 @@ impl Store {
         removed.map(drop).map_err(|error| self.fail(error))
     }
 
-    /// Every revision that was ever made, as `chat@7`, with the digest of its model: a rollback may go to any of them.
+    /// Every revision that was ever made, as `chat@7`, with the digest of each of its parts: a rollback may go to any of them.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -136,7 +136,10 @@ impl Store {
         let connection = self.connection();
         let read = || -> rusqlite::Result<_> {
             let mut statement = connection.prepare(
-                "SELECT deployment || '@' || number, digest FROM revision ORDER BY deployment, number",
+                "SELECT deployment || '@' || number AS name, digest FROM revision
+                 UNION SELECT deployment || '@' || number, adapter_digest FROM revision WHERE adapter_digest <> ''
+                 UNION SELECT deployment || '@' || number, prompt_digest FROM revision WHERE prompt_digest <> ''
+                 ORDER BY name",
             )?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()

@@ -11,6 +11,28 @@ pub struct DeploymentRow {
     pub previous_revision: Option<u32>,
 }
 
+/// What a revision is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartRow {
+    /// As asked for.
+    pub reference: String,
+    /// sha256, in hex.
+    pub digest: String,
+    /// Where the bytes are on this node.
+    pub path: String,
+}
+
+/// A revision before it has a number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewRevision {
+    /// A model, or the description of another server.
+    pub model: PartRow,
+    /// What the model is changed by.
+    pub adapter: Option<PartRow>,
+    /// What is said in front of every conversation.
+    pub prompt: Option<PartRow>,
+}
+
 /// An immutable revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionRow {
@@ -22,8 +44,57 @@ pub struct RevisionRow {
     pub digest: String,
     /// Where the bytes are on this node.
     pub path: String,
+    /// What the model is changed by.
+    pub adapter: Option<PartRow>,
+    /// What is said in front of every conversation.
+    pub prompt: Option<PartRow>,
     /// When it was made.
     pub created_unix_ms: i64,
+}
+
+impl NewRevision {
+    /// With the number that it has got.
+    pub fn numbered(self, number: u32, created_unix_ms: i64) -> RevisionRow {
+        let Self { model: PartRow { reference, digest, path }, adapter, prompt } = self;
+        RevisionRow { number, model: reference, digest, path, adapter, prompt, created_unix_ms }
+    }
+
+    /// All that it is made of, as asked for: `assistant + support-tone`.
+    pub fn title(&self) -> String {
+        title(&self.model.reference, self.adapter.as_ref(), self.prompt.as_ref())
+    }
+}
+
+impl RevisionRow {
+    /// Its model, or the description of another server.
+    pub fn model_part(&self) -> PartRow {
+        PartRow { reference: self.model.clone(), digest: self.digest.clone(), path: self.path.clone() }
+    }
+
+    /// Whether both are made of the same bytes.
+    pub fn has_parts_of(&self, other: &Self) -> bool {
+        let digests = |row: &Self| {
+            [&row.adapter, &row.prompt].map(|part| part.as_ref().map(|part| part.digest.clone()))
+        };
+        self.digest == other.digest && digests(self) == digests(other)
+    }
+
+    /// Adapter and prompt, as asked for; empty where there is none.
+    pub fn changes(&self) -> (&str, &str) {
+        let [adapter, prompt] = [&self.adapter, &self.prompt]
+            .map(|part| part.as_ref().map_or("", |part| part.reference.as_str()));
+        (adapter, prompt)
+    }
+
+    /// All that it is made of, as asked for: `assistant + support-tone`.
+    pub fn title(&self) -> String {
+        title(&self.model, self.adapter.as_ref(), self.prompt.as_ref())
+    }
+}
+
+fn title(model: &str, adapter: Option<&PartRow>, prompt: Option<&PartRow>) -> String {
+    let parts = adapter.into_iter().chain(prompt).map(|part| part.reference.as_str());
+    std::iter::once(model).chain(parts).collect::<Vec<_>>().join(" + ")
 }
 
 impl Store {
@@ -90,17 +161,31 @@ impl Store {
     pub fn add_revision(
         &self,
         deployment: &str,
-        model: &str,
-        digest: &str,
-        path: &str,
+        new: &NewRevision,
         created_unix_ms: i64,
     ) -> Result<u32, StoreError> {
+        let (none, model) = (PartRow::default(), &new.model);
+        let (adapter, prompt) = (new.adapter.as_ref().unwrap_or(&none), new.prompt.as_ref().unwrap_or(&none));
         self.connection()
             .query_row(
-                "INSERT INTO revision (deployment, number, model, digest, path, created_unix_ms)
-                 SELECT ?1, COALESCE(MAX(number), 0) + 1, ?2, ?3, ?4, ?5 FROM revision WHERE deployment = ?1
+                "INSERT INTO revision (deployment, number, model, digest, path, adapter, adapter_digest, adapter_path,
+                                       prompt, prompt_digest, prompt_path, created_unix_ms)
+                 SELECT ?1, COALESCE(MAX(number), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+                 FROM revision WHERE deployment = ?1
                  RETURNING number",
-                params![deployment, model, digest, path, created_unix_ms],
+                params![
+                    deployment,
+                    model.reference,
+                    model.digest,
+                    model.path,
+                    adapter.reference,
+                    adapter.digest,
+                    adapter.path,
+                    prompt.reference,
+                    prompt.digest,
+                    prompt.path,
+                    created_unix_ms
+                ],
                 |row| row.get(0),
             )
             .map_err(|error| self.fail(error))
@@ -127,16 +212,27 @@ impl Store {
     pub fn revision(&self, deployment: &str, number: u32) -> Result<Option<RevisionRow>, StoreError> {
         self.connection()
             .query_row(
-                "SELECT number, model, digest, path, created_unix_ms FROM revision
-                 WHERE deployment = ?1 AND number = ?2",
+                "SELECT number, model, digest, path, created_unix_ms, adapter, adapter_digest, adapter_path,
+                        prompt, prompt_digest, prompt_path
+                 FROM revision WHERE deployment = ?1 AND number = ?2",
                 params![deployment, number],
                 |row| {
+                    let part = |first: usize| -> rusqlite::Result<Option<PartRow>> {
+                        let part = PartRow {
+                            reference: row.get(first)?,
+                            digest: row.get(first + 1)?,
+                            path: row.get(first + 2)?,
+                        };
+                        Ok((!part.digest.is_empty()).then_some(part))
+                    };
                     Ok(RevisionRow {
                         number: row.get(0)?,
                         model: row.get(1)?,
                         digest: row.get(2)?,
                         path: row.get(3)?,
                         created_unix_ms: row.get(4)?,
+                        adapter: part(5)?,
+                        prompt: part(8)?,
                     })
                 },
             )
@@ -147,13 +243,15 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::DeploymentRow;
+    use super::{DeploymentRow, NewRevision, PartRow};
 
     #[test]
     fn a_promise_remembers_what_to_go_back_to() {
         let (_folder, store) = super::super::temporary();
+        let part = |word: &str| PartRow { reference: word.into(), digest: "d".into(), path: "p".into() };
+        let new = NewRevision { model: part("m"), adapter: Some(part("a")), prompt: None };
         for expected in 1..=3 {
-            assert_eq!(store.add_revision("chat", "m", "d", "p", 0).unwrap(), expected);
+            assert_eq!(store.add_revision("chat", &new, 0).unwrap(), expected);
         }
         assert_eq!(store.deployment("chat").unwrap(), None);
         store.promise("chat", 1).unwrap();
@@ -163,6 +261,8 @@ mod tests {
         assert_eq!(row, Some(DeploymentRow { stable_revision: 2, previous_revision: Some(1) }));
         assert_eq!(store.next_revision_number("chat").unwrap(), 4);
         assert_eq!(store.next_revision_number("other").unwrap(), 1);
-        assert_eq!(store.revision("chat", 3).unwrap().map(|row| row.number), Some(3));
+        let third = store.revision("chat", 3).unwrap().unwrap();
+        assert_eq!(third.title(), "m + a");
+        assert_eq!(third, new.numbered(3, 0));
     }
 }

@@ -16,6 +16,31 @@ pub struct RolloutChoice {
     pub auto_promote: Option<bool>,
 }
 
+/// What a new revision is made of: tags, digests or paths on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RevisionParts {
+    /// Empty is the model that serves.
+    pub model: String,
+    /// Empty is none.
+    pub adapter: String,
+    /// Empty is none.
+    pub prompt: String,
+}
+
+impl RevisionParts {
+    /// As titles have it: `assistant + support-tone`; nothing in front of the first plus is the model that serves.
+    pub fn typed(text: &str) -> Self {
+        let mut parts = text.split('+').map(|part| part.trim().to_owned());
+        let mut next = || parts.next().unwrap_or_default();
+        Self { model: next(), adapter: next(), prompt: next() }
+    }
+
+    /// A model as it is.
+    pub fn model(model: impl Into<String>) -> Self {
+        Self { model: model.into(), ..Self::default() }
+    }
+}
+
 /// A change that an agent is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -23,8 +48,8 @@ pub enum Action {
     Deploy {
         /// Which deployment.
         deployment: String,
-        /// A tag, a digest or a path on the node.
-        model: String,
+        /// What it is made of.
+        parts: RevisionParts,
         /// Past the golden floor.
         force: bool,
         /// At once or in steps.

@@ -1,7 +1,7 @@
 use llmdeck_proto::v1::ChangePlan;
 use llmdeck_proto::v1::rollout::Strategy;
 
-use super::action::{Action, RolloutChoice};
+use super::action::{Action, RevisionParts, RolloutChoice};
 use super::text_field::TextField;
 use crate::model::DeploymentKey;
 
@@ -87,7 +87,7 @@ impl Dialog {
             DialogKind::Deploy { model, force, strategy, .. } => {
                 let model = model.text().trim().to_owned();
                 let how = RolloutChoice { strategy: *strategy, ..RolloutChoice::default() };
-                Action::Deploy { deployment, model, force: *force, how }
+                Action::Deploy { deployment, parts: RevisionParts::typed(&model), force: *force, how }
             }
             DialogKind::Promote => Action::Promote { deployment },
             DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0, cut: false },

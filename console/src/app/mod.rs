@@ -15,7 +15,7 @@ use ratatui::layout::Rect;
 
 use crate::model::{DeploymentKey, Model};
 
-pub use action::{Action, Answer, Intent, RolloutChoice};
+pub use action::{Action, Answer, Intent, RevisionParts, RolloutChoice};
 pub use dialog::{Dialog, DialogKind, Field, PlanState, Progress};
 pub use jobs::{JobKey, JobResult, JobsState, OpenJob};
 pub use palette::{Command, Palette};

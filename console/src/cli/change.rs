@@ -13,7 +13,7 @@ use super::output::print_json;
 use super::rollout::show;
 use super::span::span;
 use super::{CliError, Common};
-use crate::app::{Action, RolloutChoice};
+use crate::app::{Action, RevisionParts, RolloutChoice};
 use crate::link::dial;
 use crate::request;
 
@@ -26,10 +26,16 @@ pub(super) struct DeployArguments {
     #[arg(required_unless_present = "file")]
     name: Option<String>,
     /// A tag of the registry, a digest, or a path on the node.
-    #[arg(long, value_name = "REF", required_unless_present = "file")]
+    #[arg(long, value_name = "REF", required_unless_present_any = ["file", "adapter", "prompt"])]
     model: Option<String>,
+    /// An adapter over the model: a tag, a digest, or a folder on the node. Without --model, over the one that serves.
+    #[arg(long, value_name = "REF", default_value = "")]
+    adapter: String,
+    /// Text in front of every conversation: a tag, a digest, or a file on the node.
+    #[arg(long, value_name = "REF", default_value = "")]
+    prompt: String,
     /// Instead of one deployment, every one of a file that differs from what serves.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "model", "force", "strategy"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "model", "adapter", "prompt", "force", "strategy"])]
     file: Option<PathBuf>,
     /// Swap even when the golden score is below the deployment's floor.
     #[arg(long)]
@@ -106,6 +112,8 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
     let DeployArguments {
         name,
         model,
+        adapter,
+        prompt,
         file,
         force,
         strategy,
@@ -129,7 +137,8 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
         steps,
         auto_promote: (auto_promote || no_auto_promote).then_some(auto_promote),
     };
-    make(Action::Deploy { deployment: name, model, force, how }, reason, change).await
+    let parts = RevisionParts { model, adapter, prompt };
+    make(Action::Deploy { deployment: name, parts, force, how }, reason, change).await
 }
 
 /// `5%:10m:200`.

@@ -15,7 +15,7 @@ use super::change::{ChangeArguments, carry_out, print_plan, step};
 use super::confirm::go_on;
 use super::output::print_json;
 use super::{CliError, Common};
-use crate::app::{Action, RolloutChoice};
+use crate::app::{Action, RevisionParts, RolloutChoice};
 use crate::link::dial;
 use crate::request;
 
@@ -47,6 +47,12 @@ struct Declared {
     name: String,
     /// A tag, a digest, or a path on the node.
     model: String,
+    /// Over the model; as `model`.
+    #[serde(default)]
+    adapter: String,
+    /// In front of every conversation; as `model`.
+    #[serde(default)]
+    prompt: String,
     /// As the agent's configuration says where it is absent.
     strategy: Option<DeclaredStrategy>,
     /// `5%:10m:200`, one for each step.
@@ -98,7 +104,11 @@ fn action(declared: &Declared) -> Result<Action, CliError> {
     };
     Ok(Action::Deploy {
         deployment: declared.name.clone(),
-        model: declared.model.clone(),
+        parts: RevisionParts {
+            model: declared.model.clone(),
+            adapter: declared.adapter.clone(),
+            prompt: declared.prompt.clone(),
+        },
         force: declared.force,
         how: RolloutChoice { strategy, steps, auto_promote: declared.auto_promote },
     })
@@ -111,7 +121,7 @@ async fn differences(channel: &Channel, file: &DeploymentFile) -> Result<Vec<Dif
         let action = action(declared)?;
         let dry = ActionContext { dry_run: true, ..ActionContext::default() };
         let plan = request::act(channel.clone(), action.clone(), dry).await?.plan.unwrap_or_default();
-        if plan.from_digest != plan.to_digest {
+        if !plan.same_parts {
             differences.push(Difference { action, plan });
         }
     }

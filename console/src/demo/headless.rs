@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use super::{DEPLOYMENT, Demo, WORSE};
-use crate::app::{Action, RolloutChoice};
+use crate::app::{Action, RevisionParts, RolloutChoice};
 use crate::clock::unix_ms;
 use crate::link::{LinkError, dial, watch};
 use crate::model::{DeploymentKey, Model};
@@ -75,7 +75,7 @@ pub(super) async fn run(demo: Demo, time: Duration) -> Result<ExitCode> {
     tokio::time::sleep(part.saturating_sub(started.elapsed())).await;
     let deploy = Action::Deploy {
         deployment: DEPLOYMENT.into(),
-        model: WORSE.into(),
+        parts: RevisionParts::model(WORSE),
         force: false,
         how: RolloutChoice::default(),
     };

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 
 use super::dialog::progress_line;
 use super::fleet::{mark, pair, queue};
-use super::format::{bytes, milliseconds, model_name, percent, rate};
+use super::format::{bytes, milliseconds, revision_name, percent, rate};
 use super::pen::{Cell, Column, Pen};
 use super::{View, WINDOW};
 use crate::app::{Health, deployment_health};
@@ -57,7 +57,7 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
             let kind = revision.server.as_ref().map_or("a server", |server| server.kind.as_str());
             format!("  {kind} without an agent, by its own metrics")
         }
-        Some(revision) => format!("@{}  {}", revision.number, model_name(&revision.model)),
+        Some(revision) => format!("@{}  {}", revision.number, revision_name(revision)),
         None => format!("  {}", deployment.unavailable),
     };
     x = pen.put(x, 0, &what, Tone::Plain);
@@ -313,7 +313,7 @@ fn revision_cells(view: &View<'_>, key: &DeploymentKey, revision: &Revision, wid
     let errors = window.error_share();
     let mut cells = vec![
         (format!(" {}", revision.number), Tone::Plain),
-        (model_name(&revision.model).to_owned(), Tone::Plain),
+        (revision_name(revision), Tone::Plain),
         (state, if revision.state() == State::Failed { Tone::Bad } else { Tone::Plain }),
         (window.requests_per_s().map_or_else(missing, rate), Tone::Plain),
         (pair(window.total.ttft_percentiles(), symbols), Tone::Plain),

@@ -1,3 +1,4 @@
+use llmdeck_proto::v1::Revision;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -65,6 +66,13 @@ pub(super) fn model_name(reference: &str) -> &str {
     let name = reference.rsplit('/').next().unwrap_or(reference);
     let digest = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     if digest { &name[..12] } else { name }
+}
+
+/// All that a revision is made of: `assistant + support-tone`.
+pub(super) fn revision_name(revision: &Revision) -> String {
+    let parts = [&revision.model, &revision.adapter, &revision.prompt];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).map(|part| model_name(part)).collect();
+    parts.join(" + ")
 }
 
 #[cfg(test)]

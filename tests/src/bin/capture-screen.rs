@@ -4,7 +4,7 @@
 //! cargo run -p llmdeck-tests --bin capture-screen
 //! ```
 
-use llmdeck::app::{Action, RolloutChoice};
+use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck_tests::{ASSISTANT, AgentProcess, Console, change, traffic, wait_for};
 
 #[tokio::main]
@@ -16,7 +16,7 @@ async fn main() {
     wait_for("traffic", async || (load.report().ok > 60).then_some(())).await;
     let worse = Action::Deploy {
         deployment: "assistant".into(),
-        model: "assistant-worse".into(),
+        parts: RevisionParts::model("assistant-worse"),
         force: false,
         how: RolloutChoice::default(),
     };

@@ -4,6 +4,7 @@
 //! value of.
 
 mod attention;
+mod conversation;
 mod dropout;
 mod heads;
 mod layer;
@@ -18,6 +19,7 @@ mod state;
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
 mod tests;
 
+pub use conversation::{Turn, conversation, plain_text};
 pub use network::Loss;
 pub use run::{FineTune, StepReport};
 pub use sample::Sample;

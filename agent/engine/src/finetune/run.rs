@@ -22,7 +22,7 @@ use crate::train::{AdamWOptions, adamw_update, clip_factor};
 /// A loss so many times the mean of those before has gone astray.
 const STRAY_FACTOR: f64 = 4.0;
 /// And is at least so much above it, in nats: near zero, factors say little.
-const STRAY_MARGIN: f64 = 0.5;
+const STRAY_MARGIN: f64 = 2.0;
 /// What the learning rate is multiplied with when it has.
 const RATE_AFTER_STRAY: f64 = 0.5;
 /// How often it may.
