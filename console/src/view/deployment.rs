@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 
 use super::dialog::progress_line;
 use super::fleet::{mark, pair, queue};
-use super::format::{bytes, milliseconds, revision_name, percent, rate};
+use super::format::{bytes, milliseconds, percent, rate, revision_name};
 use super::pen::{Cell, Column, Pen};
 use super::{View, WINDOW};
 use crate::app::{Health, deployment_health};

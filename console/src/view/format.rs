@@ -1,6 +1,6 @@
-use llmdeck_proto::v1::Revision;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use llmdeck_proto::v1::Revision;
 
 const KIB: f64 = 1_024.0;
 
@@ -71,7 +71,8 @@ pub(super) fn model_name(reference: &str) -> &str {
 /// All that a revision is made of: `assistant + support-tone`.
 pub(super) fn revision_name(revision: &Revision) -> String {
     let parts = [&revision.model, &revision.adapter, &revision.prompt];
-    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).map(|part| model_name(part)).collect();
+    let parts: Vec<&str> =
+        parts.into_iter().filter(|part| !part.is_empty()).map(|part| model_name(part)).collect();
     parts.join(" + ")
 }
 
