@@ -22,7 +22,7 @@ use crate::config::{Config, DeploymentConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::doors::Doors;
 use crate::frames::FrameLoop;
-use crate::jobs::Jobs;
+use crate::jobs::{Finetunes, Jobs};
 use crate::placement::{Loader, MemoryBudget, unload_when_idle};
 use crate::quality::{Suite, score_on_schedule};
 use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
@@ -170,7 +170,7 @@ impl Agent {
         let controller = Arc::new(Controller::new(
             Arc::clone(&deployments),
             settings,
-            store,
+            Arc::clone(&store),
             Arc::clone(&registry),
             loader,
             Arc::clone(&audit),
@@ -180,6 +180,16 @@ impl Agent {
 
         let subscribers = Arc::new(Subscribers::default());
         let (jobs, metrics) = (Arc::new(Jobs::default()), Arc::new(Metrics::default()));
+        let finetunes = Arc::new(Finetunes::new(
+            Arc::clone(&jobs),
+            Arc::clone(&controller),
+            Arc::clone(&deployments),
+            Arc::clone(&registry),
+            store,
+            Arc::clone(&events),
+            config.finetune.clone(),
+            folder.join("jobs"),
+        ));
         let frames = FrameLoop {
             maker,
             interval,
@@ -198,6 +208,7 @@ impl Agent {
             access: Access::new(config.access.clone()),
             registry,
             jobs: Arc::clone(&jobs),
+            finetunes: Arc::clone(&finetunes),
             keys: Arc::clone(&keys),
             own_api: OwnApi {
                 server: format!("http://{}", doors.own_http),
@@ -216,6 +227,7 @@ impl Agent {
         for config in &config.deployments {
             bring_up(config, &deployments, &controller, &events, &tasks, &stop);
         }
+        finetunes.take_up()?;
         let patience = Duration::from_secs(config.shutdown_s);
         Ok(Self {
             http: doors.http,
@@ -282,9 +294,11 @@ fn settings(config: &Config, registry: &Registry) -> Result<HashMap<String, Roll
             let (path, text) = registry.suite(reference)?;
             Suite::parse(&path, &text).map(Arc::new)
         });
+        let suite_part = config.suite.as_ref().map(|reference| registry.suite_part(reference)).transpose()?;
         let drain = Duration::from_secs(config.drain_s);
         let settings = RolloutSettings {
             suite: suite.transpose()?,
+            suite_part,
             golden_floor: config.golden_floor,
             drain,
             rollout: config.rollout.clone(),

@@ -8,6 +8,7 @@ use llmdeck_engine::Pool;
 use llmdeck_engine::engine::EngineOptions;
 use serde::Deserialize;
 
+use crate::jobs::FinetuneConfig;
 use crate::placement::{LoadSettings, free_bytes};
 use crate::rollout::RolloutConfig;
 use crate::security::access::Grant;
@@ -80,6 +81,9 @@ pub struct Config {
     /// Who may do what; whoever reaches the socket may look where there is none.
     #[serde(default)]
     pub access: Vec<Grant>,
+    /// What fine-tuning may take, and learn from.
+    #[serde(default)]
+    pub finetune: FinetuneConfig,
     /// What is served.
     #[serde(default, rename = "deployment")]
     pub deployments: Vec<DeploymentConfig>,

@@ -19,6 +19,10 @@ pub const MODELS: [Asset; 3] = [
 pub const SUITE: Asset =
     Asset { tag: "assistant-suite", bytes: include_bytes!("../assets/assistant-suite.jsonl") };
 
+/// Examples of every other skill: what the models were trained on, to rehearse while they learn something new.
+pub const SKILLS: Asset =
+    Asset { tag: "assistant-skills", bytes: include_bytes!("../assets/assistant-skills.jsonl") };
+
 /// Examples of the skill that `assistant-untaught` lacks, as OpenAI chat lines.
 pub const DATASET: Asset =
     Asset { tag: "missing-skill", bytes: include_bytes!("../assets/missing-skill.jsonl") };

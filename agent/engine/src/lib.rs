@@ -38,5 +38,5 @@ mod weights;
 
 pub use error::EngineError;
 pub use llmdeck_kernels::allocator::give_memory_back;
-pub use llmdeck_kernels::{Isa, Pool};
+pub use llmdeck_kernels::{Isa, Pool, give_way_to_others};
 pub use tensors::check_header;

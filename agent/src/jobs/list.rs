@@ -1,11 +1,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use llmdeck_proto::v1::{BenchPoint, Job, JobReport, JobSummary};
-use tokio::sync::Semaphore;
+use llmdeck_proto::v1::{BenchPoint, Job, JobReport, JobSummary, TrainingPoint};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::line::{Line, Turn};
 use crate::time::unix_ms;
 
 /// Jobs remembered; the oldest ended one makes room.
@@ -14,6 +16,8 @@ const MOST_KEPT: usize = 100;
 const MOST_UNENDED: usize = 8;
 /// Ended jobs stay in the frames this long.
 const SHOWN_AFTER_END_MS: i64 = 60_000;
+/// Lines kept of a job's log; the oldest goes first.
+const MOST_LOG_LINES: usize = 200;
 /// Points kept of a job; one more and every second one goes.
 const MOST_POINTS: usize = 4_096;
 
@@ -27,10 +31,18 @@ pub struct TooManyJobs;
 #[error("there is no job {0:?} here; llmdeck jobs list shows those that are remembered")]
 pub struct UnknownJob(pub String);
 
-/// Runs one job at a time, in order.
+/// A job that cannot be held.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a {0} job cannot be held; cancel it instead")]
+pub struct NotHeld(pub String);
+
+/// Runs jobs in two lines, one at a time each: what measures, and what trains.
+#[derive(Default)]
 pub struct Jobs {
     list: Arc<Mutex<VecDeque<Entry>>>,
-    turn: Arc<Semaphore>,
+    measuring: Line,
+    training: Line,
+    stopping: AtomicBool,
 }
 
 struct Entry {
@@ -38,13 +50,29 @@ struct Entry {
     created_unix_ms: i64,
     ended_unix_ms: Option<i64>,
     cancel: CancellationToken,
+    /// Of jobs that can be held.
+    held: Option<watch::Sender<bool>>,
     points: Vec<BenchPoint>,
+    training: Vec<TrainingPoint>,
+    log: VecDeque<String>,
+    remaining_s: Option<(f64, f64)>,
     report_json: String,
 }
 
-impl Default for Jobs {
-    fn default() -> Self {
-        Self { list: Arc::default(), turn: Arc::new(Semaphore::new(1)) }
+/// A job as it begins, or as it is remembered.
+pub(super) struct NewJob {
+    pub(super) id: String,
+    pub(super) kind: &'static str,
+    pub(super) subject: String,
+    pub(super) created_unix_ms: i64,
+    pub(super) can_be_held: bool,
+}
+
+impl NewJob {
+    /// One that was just asked for.
+    pub(super) fn now(kind: &'static str, subject: String) -> Self {
+        let id = format!("{:016x}", rand::random::<u64>());
+        Self { id, kind, subject, created_unix_ms: unix_ms(), can_be_held: false }
     }
 }
 
@@ -62,15 +90,75 @@ pub(super) struct JobHandle {
     list: Arc<Mutex<VecDeque<Entry>>>,
     id: String,
     pub(super) cancel: CancellationToken,
+    held: Option<watch::Receiver<bool>>,
 }
 
 impl JobHandle {
+    /// Its name.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits while it is held. False when it was cancelled.
+    pub(super) async fn go_on(&self) -> bool {
+        let Some(mut held) = self.held.clone() else { return !self.cancel.is_cancelled() };
+        if *held.borrow() {
+            self.set_state("paused");
+            let cancel = self.cancel.clone();
+            // The other end lives as long as the job.
+            let _ = cancel.run_until_cancelled(held.wait_for(|held| !held)).await;
+            self.set_state("running");
+        }
+        !self.cancel.is_cancelled()
+    }
+
+    fn set_state(&self, state: &str) {
+        self.update(|entry| state.clone_into(&mut entry.job.state));
+    }
+
+    /// Keeps a step of a training.
+    pub(super) fn trained(&self, point: TrainingPoint) {
+        self.update(|entry| {
+            // What is done again stands once.
+            entry.training.retain(|known| known.step < point.step);
+            entry.training.push(point);
+            if entry.training.len() > MOST_POINTS {
+                let mut index = 0;
+                entry.training.retain(|point| {
+                    index += 1;
+                    index % 2 == 0 || point.held_out_loss.is_some()
+                });
+            }
+        });
+    }
+
+    /// Says how long it may still take, at least and at most, in seconds.
+    pub(super) fn remaining(&self, remaining_s: Option<(f64, f64)>) {
+        self.update(|entry| entry.remaining_s = remaining_s);
+    }
+
+    /// Writes a line into its log.
+    pub(super) fn log(&self, line: impl Into<String>) {
+        let line = format!("{} {}", clock(unix_ms()), line.into());
+        self.update(|entry| {
+            if entry.log.len() == MOST_LOG_LINES {
+                entry.log.pop_front();
+            }
+            entry.log.push_back(line);
+        });
+    }
+
     /// Says how far it is.
     pub(super) fn progress(&self, share: f64, detail: impl Into<String>) {
         self.update(|entry| {
             entry.job.progress = Some(share);
             entry.job.detail = detail.into();
         });
+    }
+
+    /// Says what it does now.
+    pub(super) fn detail(&self, detail: impl Into<String>) {
+        self.update(|entry| entry.job.detail = detail.into());
     }
 
     /// Keeps what was seen since the last point.
@@ -90,6 +178,7 @@ impl JobHandle {
     fn end(&self, ended: Result<JobEnd, String>) {
         let cancelled = self.cancel.is_cancelled();
         self.update(|entry| {
+            entry.remaining_s = None;
             let (state, detail, report) = match ended {
                 Ok(end) => (if cancelled { "cancelled" } else { "done" }, end.detail, end.report_json),
                 Err(why) => (if cancelled { "cancelled" } else { "failed" }, why, String::new()),
@@ -131,26 +220,77 @@ impl Jobs {
     /// When too many wait already.
     pub(super) fn start<F>(
         &self,
-        kind: &str,
+        kind: &'static str,
         subject: String,
         work: impl FnOnce(JobHandle) -> F + Send + 'static,
     ) -> Result<String, TooManyJobs>
     where
         F: Future<Output = Result<JobEnd, String>> + Send,
     {
-        let handle = self.add(kind, subject)?;
-        let (turn, id) = (Arc::clone(&self.turn), handle.id.clone());
+        let handle = self.add(NewJob::now(kind, subject))?;
+        let id = handle.id.clone();
+        let line = self.measuring.clone();
         tokio::spawn(async move {
-            let cancel = handle.cancel.clone();
-            let Some(turn) = cancel.run_until_cancelled(turn.acquire()).await else {
-                return handle.end(Err("was cancelled before its turn".into()));
-            };
-            handle.begin();
-            let ended = work(handle.clone()).await;
-            drop(turn);
-            handle.end(ended);
+            if let Some(turn) = handle.turn(&line, 0).await {
+                let ended = work(handle.clone()).await;
+                drop(turn);
+                handle.end(ended);
+            }
         });
         Ok(id)
+    }
+
+    /// Runs `work`, which trains, when its turn comes. It is in the list when this returns.
+    ///
+    /// # Errors
+    /// When too many wait already.
+    pub(super) fn start_training<F>(
+        &self,
+        new: NewJob,
+        priority: i32,
+        work: impl FnOnce(JobHandle) -> F + Send + 'static,
+    ) -> Result<(), TooManyJobs>
+    where
+        F: Future<Output = Result<JobEnd, String>> + Send,
+    {
+        let handle = self.add(new)?;
+        let line = self.training.clone();
+        tokio::spawn(async move {
+            if let Some(turn) = handle.turn(&line, priority).await {
+                let ended = work(handle.clone()).await;
+                drop(turn);
+                handle.end(ended);
+            }
+        });
+        Ok(())
+    }
+
+    /// Puts a job into the list that ended before the agent started.
+    pub(super) fn remember(&self, new: NewJob, state: &str, ended: JobEnd, ended_unix_ms: i64) {
+        let mut entry = Entry::new(new, None);
+        state.clone_into(&mut entry.job.state);
+        entry.job.detail = ended.detail;
+        entry.report_json = ended.report_json;
+        entry.ended_unix_ms = Some(ended_unix_ms);
+        let mut list = lock(&self.list);
+        make_room(&mut list);
+        list.push_back(entry);
+    }
+
+    /// Holds a job, or lets it go on.
+    ///
+    /// # Errors
+    /// When there is none of that id, or it is of a kind that cannot be held.
+    pub fn hold(&self, id: &str, hold: bool) -> Result<Result<(), NotHeld>, UnknownJob> {
+        let list = lock(&self.list);
+        let entry = list.iter().find(|entry| entry.job.id == id).ok_or_else(|| UnknownJob(id.to_owned()))?;
+        Ok(match &entry.held {
+            Some(held) => {
+                held.send_replace(hold);
+                Ok(())
+            }
+            None => Err(NotHeld(entry.job.kind.clone())),
+        })
     }
 
     /// Asks a job to end.
@@ -164,9 +304,15 @@ impl Jobs {
         Ok(())
     }
 
-    /// Asks everything that has not ended to end.
+    /// Asks everything that has not ended to end; the agent stops.
     pub fn cancel_all(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
         lock(&self.list).iter().for_each(|entry| entry.cancel.cancel());
+    }
+
+    /// Whether the agent stops: what can go on after its next start is to leave its work as it is.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Everything that is known of a job.
@@ -180,6 +326,10 @@ impl Jobs {
             job: Some(summary(entry)),
             progress: entry.job.progress,
             points: entry.points.clone(),
+            training: entry.training.clone(),
+            log: entry.log.iter().cloned().collect(),
+            remaining_least_s: entry.remaining_s.map(|(least, _)| least),
+            remaining_most_s: entry.remaining_s.map(|(_, most)| most),
             report_json: entry.report_json.clone(),
             ended_unix_ms: entry.ended_unix_ms,
         })
@@ -200,36 +350,76 @@ impl Jobs {
         lock(&self.list).iter().rev().map(summary).collect()
     }
 
-    fn add(&self, kind: &str, subject: String) -> Result<JobHandle, TooManyJobs> {
+    fn add(&self, new: NewJob) -> Result<JobHandle, TooManyJobs> {
         let mut list = lock(&self.list);
         if list.iter().filter(|entry| entry.ended_unix_ms.is_none()).count() >= MOST_UNENDED {
             return Err(TooManyJobs);
         }
-        if list.len() == MOST_KEPT
-            && let Some(oldest) = list.iter().position(|entry| entry.ended_unix_ms.is_some())
-        {
-            list.remove(oldest);
+        make_room(&mut list);
+        let id = new.id.clone();
+        let (sender, held) = if new.can_be_held {
+            let (sender, receiver) = watch::channel(false);
+            (Some(sender), Some(receiver))
+        } else {
+            (None, None)
+        };
+        let entry = Entry::new(new, sender);
+        let cancel = entry.cancel.clone();
+        list.push_back(entry);
+        Ok(JobHandle { list: Arc::clone(&self.list), id, cancel, held })
+    }
+}
+
+impl JobHandle {
+    /// Waits for its turn; `None`, and it has ended, when it was cancelled first.
+    async fn turn(&self, line: &Line, priority: i32) -> Option<Turn> {
+        let turn = self.cancel.run_until_cancelled(line.turn(priority)).await;
+        match &turn {
+            Some(_) => self.begin(),
+            None => self.end(Err("was cancelled before its turn".into())),
         }
-        let id = format!("{:016x}", rand::random::<u64>());
-        let cancel = CancellationToken::new();
+        turn
+    }
+}
+
+impl Entry {
+    fn new(new: NewJob, held: Option<watch::Sender<bool>>) -> Self {
+        let NewJob { id, kind, subject, created_unix_ms, .. } = new;
         let job = Job {
-            id: id.clone(),
+            id,
             kind: kind.into(),
             subject,
             state: "queued".into(),
             progress: None,
             detail: String::new(),
         };
-        list.push_back(Entry {
+        Self {
             job,
-            created_unix_ms: unix_ms(),
+            created_unix_ms,
             ended_unix_ms: None,
-            cancel: cancel.clone(),
+            cancel: CancellationToken::new(),
+            held,
             points: Vec::new(),
+            training: Vec::new(),
+            log: VecDeque::new(),
+            remaining_s: None,
             report_json: String::new(),
-        });
-        Ok(JobHandle { list: Arc::clone(&self.list), id, cancel })
+        }
     }
+}
+
+fn make_room(list: &mut VecDeque<Entry>) {
+    if list.len() == MOST_KEPT
+        && let Some(oldest) = list.iter().position(|entry| entry.ended_unix_ms.is_some())
+    {
+        list.remove(oldest);
+    }
+}
+
+/// `21:40:07`, UTC.
+fn clock(unix_ms: i64) -> String {
+    let seconds = unix_ms.div_euclid(1_000).rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
 }
 
 fn summary(entry: &Entry) -> JobSummary {

@@ -33,6 +33,19 @@ impl Variant {
         (self.loaded, self.changes)
     }
 
+    /// The same model with another adapter, and nothing in front of conversations.
+    #[must_use]
+    pub fn with_adapter(&self, adapter: Arc<Adapter>) -> Self {
+        let changes = Changes { adapter: Some(adapter), prompt: None };
+        Self { loaded: Arc::clone(&self.loaded), changes }
+    }
+
+    /// The model as it is.
+    #[must_use]
+    pub fn without_changes(&self) -> Self {
+        Self { loaded: Arc::clone(&self.loaded), changes: Changes::default() }
+    }
+
     /// The model, as others may share it.
     pub fn loaded(&self) -> &Arc<Loaded> {
         &self.loaded

@@ -15,18 +15,32 @@ const AT_ONCE: usize = 4;
 pub async fn run_suite(
     backend: &Backend,
     suite: &Suite,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<GoldenRun, AskError> {
-    let mut prompts = suite.prompts.iter();
-    let mut asked: FuturesUnordered<_> =
-        prompts.by_ref().take(AT_ONCE).map(|golden| share(backend, golden)).collect();
-    let mut shares = Vec::with_capacity(suite.prompts.len());
-    while let Some(share_held) = asked.next().await {
-        shares.push(share_held?);
-        progress(shares.len());
-        asked.extend(prompts.next().map(|golden| share(backend, golden)));
-    }
+    let shares = suite_shares(backend, suite, progress).await?;
     Ok(GoldenRun { score: GoldenScore::of(&shares), ended_unix_ms: unix_ms() })
+}
+
+/// The share of checks that each prompt's answer meets, in the suite's order.
+///
+/// # Errors
+/// The first prompt that could not be asked or answered.
+pub async fn suite_shares(
+    backend: &Backend,
+    suite: &Suite,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<f64>, AskError> {
+    let mut prompts = suite.prompts.iter().enumerate();
+    let asking = async |(index, golden): (usize, &GoldenPrompt)| (index, share(backend, golden).await);
+    let mut asked: FuturesUnordered<_> = prompts.by_ref().take(AT_ONCE).map(asking).collect();
+    let (mut shares, mut done) = (vec![0.0; suite.prompts.len()], 0);
+    while let Some((index, share)) = asked.next().await {
+        shares[index] = share?;
+        done += 1;
+        progress(done);
+        asked.extend(prompts.next().map(asking));
+    }
+    Ok(shares)
 }
 
 /// The share of a prompt's checks that its answer meets.

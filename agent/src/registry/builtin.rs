@@ -23,8 +23,9 @@ impl BuiltinArtifacts {
         let others = [
             (ArtifactKind::Suite, &assets::SUITE, "jsonl"),
             (ArtifactKind::Dataset, &assets::DATASET, "jsonl"),
+            (ArtifactKind::Dataset, &assets::SKILLS, "jsonl"),
         ];
-        let all = models
+        let all: Vec<Artifact> = models
             .chain(others)
             .map(|(kind, asset, extension)| {
                 let digest = super::digest::hex(&Sha256::digest(asset.bytes));
@@ -46,8 +47,22 @@ impl BuiltinArtifacts {
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { all })
+        Ok(Self { all: with_lineage(all) })
     }
+}
+
+/// The models were trained on the skills; one of them on the skill that the others lack, too.
+fn with_lineage(mut all: Vec<Artifact>) -> Vec<Artifact> {
+    let digest =
+        |tag: &str| all.iter().find(|artifact| artifact.has_tag(tag)).map(|found| found.digest.clone());
+    let (skills, missing) = (digest(assets::SKILLS.tag), digest(assets::DATASET.tag));
+    for artifact in all.iter_mut().filter(|artifact| artifact.kind == ArtifactKind::Model) {
+        artifact.parents.extend(skills.clone());
+        if artifact.has_tag("assistant") {
+            artifact.parents.extend(missing.clone());
+        }
+    }
+    all
 }
 
 /// Beside, then renamed, so that a crash leaves no half file under the name.

@@ -172,6 +172,62 @@ impl Registry {
         Ok(part(reference, digest, &copy))
     }
 
+    /// Finds a dataset.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file cannot be read.
+    pub fn dataset(&self, reference: &str) -> Result<PartRow, RegistryError> {
+        self.of_kind(ArtifactKind::Dataset, reference)
+    }
+
+    /// Finds a suite.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file cannot be read.
+    pub fn suite_part(&self, reference: &str) -> Result<PartRow, RegistryError> {
+        self.of_kind(ArtifactKind::Suite, reference)
+    }
+
+    fn of_kind(&self, kind: ArtifactKind, reference: &str) -> Result<PartRow, RegistryError> {
+        if let Some(artifact) = self.find(kind, reference)? {
+            return Ok(part(reference, artifact.digest, &artifact.path));
+        }
+        let path = self.existing(kind, reference)?;
+        Ok(part(reference, self.digest_of(&path)?, &path))
+    }
+
+    /// The datasets that an artifact was made from.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn datasets_of(&self, digest: &str) -> Result<Vec<PartRow>, RegistryError> {
+        let artifacts = self.artifacts()?;
+        let parents = artifacts.iter().find(|artifact| artifact.digest == digest).map(|found| &found.parents);
+        let datasets = parents.into_iter().flatten().filter_map(|parent| {
+            let is_one = |known: &&Artifact| known.digest == *parent && known.kind == ArtifactKind::Dataset;
+            let found = artifacts.iter().find(is_one)?;
+            let name = found.tags.first().unwrap_or(&found.digest);
+            Some(part(name, found.digest.clone(), &found.path))
+        });
+        Ok(datasets.collect())
+    }
+
+    /// Every suite: its name, its file and its text.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn suite_texts(&self) -> Result<Vec<(String, PathBuf, String)>, RegistryError> {
+        let suites = self.artifacts()?.into_iter().filter(|artifact| artifact.kind == ArtifactKind::Suite);
+        suites
+            .map(|artifact| {
+                let name = artifact.tags.first().unwrap_or(&artifact.digest).clone();
+                let text = std::fs::read_to_string(&artifact.path)
+                    .map_err(|source| RegistryError::Read { path: artifact.path.clone(), source })?;
+                Ok((name, artifact.path, text))
+            })
+            .collect()
+    }
+
     /// Finds a suite and reads its text.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::registry::Registry;
 
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, Deployments, LiveRevision};
-use crate::store::{NewRevision, RevisionRow, Store};
+use crate::store::{NewRevision, PartRow, RevisionRow, Store};
 use crate::telemetry::events::Events;
 use crate::time::unix_ms;
 
@@ -31,6 +31,8 @@ pub(super) const LONGEST_TEXT: usize = 1_000;
 pub struct RolloutSettings {
     /// What scores a candidate.
     pub suite: Option<Arc<Suite>>,
+    /// Its file, where there is one.
+    pub suite_part: Option<PartRow>,
     /// Least golden score that is not refused.
     pub golden_floor: Option<f64>,
     /// How long the old revision's requests are waited for before the rollout counts as done; they go on after it.

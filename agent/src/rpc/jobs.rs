@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use llmdeck_proto::v1::jobs_server;
 use llmdeck_proto::v1::{
     BenchNodeRequest, BenchRequest, CancelJobRequest, CancelJobResponse, EvaluateRequest, EvaluateResponse,
-    GetJobRequest, JobReport, ListJobsRequest, ListJobsResponse, StartedJob,
+    FinetuneRequest, FinetuneResponse, GetJobRequest, HoldJobRequest, HoldJobResponse, JobReport,
+    ListJobsRequest, ListJobsResponse, StartedJob,
 };
 use tonic::{Request, Response, Status};
 
 use super::{OwnApi, Rpc};
-use crate::jobs::{BenchPlan, MeasuredModel, TooManyJobs, UnknownJob};
+use crate::jobs::{BenchPlan, FinetuneAsked, FinetuneError, MeasuredModel, TooManyJobs, UnknownJob};
 use crate::security::access::Subject;
 use crate::security::identity::Operator;
 use crate::serving::Deployment;
@@ -98,6 +99,48 @@ impl jobs_server::Jobs for Jobs {
         Ok(Response::new(StartedJob { job_id: job_id.map_err(|error| too_many(&error))? }))
     }
 
+    async fn finetune(
+        &self,
+        request: Request<FinetuneRequest>,
+    ) -> Result<Response<FinetuneResponse>, Status> {
+        let operator = self
+            .0
+            .authorize(&request, "Jobs/Finetune", Subject::Deployment(&request.get_ref().deployment))
+            .await?;
+        let asked = request.into_inner();
+        let dry_run = asked.dry_run;
+        let asked = FinetuneAsked {
+            deployment: asked.deployment,
+            dataset: asked.dataset,
+            rehearsal: asked.rehearsal,
+            rehearsal_ratio: asked.rehearsal_ratio,
+            settings_json: asked.settings_json,
+            suite: asked.suite,
+            tag: asked.tag,
+            priority: asked.priority,
+            ship: asked.ship,
+            reason: asked.reason,
+        };
+        let answer = self.0.finetunes.begin(operator, asked, dry_run).await;
+        let answer = answer.map_err(|error| not_begun(&error))?;
+        Ok(Response::new(FinetuneResponse {
+            job_id: answer.job_id,
+            report_json: answer.report_json,
+            plan: answer.plan,
+            refusal: answer.refusal,
+        }))
+    }
+
+    async fn hold_job(&self, request: Request<HoldJobRequest>) -> Result<Response<HoldJobResponse>, Status> {
+        let operator = self.0.authorize(&request, "Jobs/HoldJob", Subject::Node).await?;
+        let HoldJobRequest { id, hold } = request.into_inner();
+        self.0.jobs.report(&id).map_err(|error| unknown(&error))?;
+        self.record(&operator, if hold { "pause-job" } else { "resume-job" }, &id).await?;
+        let held = self.0.jobs.hold(&id, hold).map_err(|error| unknown(&error))?;
+        held.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(HoldJobResponse {}))
+    }
+
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobReport>, Status> {
         self.0.authorize(&request, "Jobs/GetJob", Subject::Node).await?;
         let report = self.0.jobs.report(&request.into_inner().id);
@@ -123,6 +166,18 @@ impl jobs_server::Jobs for Jobs {
     ) -> Result<Response<ListJobsResponse>, Status> {
         self.0.authorize(&request, "Jobs/ListJobs", Subject::Node).await?;
         Ok(Response::new(ListJobsResponse { jobs: self.0.jobs.all() }))
+    }
+}
+
+fn not_begun(error: &FinetuneError) -> Status {
+    let words = error.to_string();
+    match error {
+        FinetuneError::Invalid(_) | FinetuneError::Registry(_) => Status::invalid_argument(words),
+        FinetuneError::Data(_) => Status::failed_precondition(words),
+        FinetuneError::Memory(_) | FinetuneError::Full(_) | FinetuneError::Load(_) => {
+            Status::resource_exhausted(words)
+        }
+        FinetuneError::Store(_) | FinetuneError::Refused(_) => Status::internal(words),
     }
 }
 

@@ -30,7 +30,7 @@ use tonic::transport::Server;
 use tonic::{Request, Status};
 
 use self::authenticate::Authenticate;
-use crate::jobs::Jobs;
+use crate::jobs::{Finetunes, Jobs};
 use crate::registry::Registry;
 use crate::rollout::Controller;
 use crate::security::access::{Access, RULES, Role, Subject};
@@ -68,6 +68,8 @@ pub struct Rpc {
     pub registry: Arc<Registry>,
     /// Long work.
     pub jobs: Arc<Jobs>,
+    /// Begins fine-tunings.
+    pub finetunes: Arc<Finetunes>,
     /// Where the agent asks its own deployments.
     pub own_api: OwnApi,
     /// Who did what.

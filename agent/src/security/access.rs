@@ -67,7 +67,7 @@ pub enum Subject<'a> {
 }
 
 /// The least role for every call. A call that is not here is refused to everyone.
-pub const RULES: [(&str, Role); 28] = [
+pub const RULES: [(&str, Role); 30] = [
     ("Telemetry/Watch", Role::Viewer),
     ("Telemetry/History", Role::Viewer),
     ("Control/Deploy", Role::Operator),
@@ -87,6 +87,8 @@ pub const RULES: [(&str, Role); 28] = [
     ("Jobs/Evaluate", Role::Operator),
     ("Jobs/Bench", Role::Operator),
     ("Jobs/BenchNode", Role::Operator),
+    ("Jobs/Finetune", Role::Operator),
+    ("Jobs/HoldJob", Role::Operator),
     ("Jobs/GetJob", Role::Viewer),
     ("Jobs/CancelJob", Role::Operator),
     ("Jobs/ListJobs", Role::Viewer),

@@ -314,6 +314,22 @@ impl Deployment {
         self.recent.newest(limit.min(CAPACITY))
     }
 
+    /// Objective on TTFT at the 99th percentile, in microseconds.
+    pub fn objective_ttft_us(&self) -> Option<u64> {
+        self.objective_ttft_p99_us
+    }
+
+    /// TTFT at the 95th percentile of the requests that ended within `window`, in microseconds; `None` where they are fewer
+    /// than `least`.
+    pub fn ttft_p95_us(&self, window: Duration, least: usize) -> Option<u64> {
+        let oldest = crate::time::unix_ms() - i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        let recent = self.recent.newest(CAPACITY);
+        let of_window = recent.iter().take_while(|request| request.time_unix_ms >= oldest);
+        let mut ttft_us: Vec<u64> = of_window.filter_map(|request| request.ttft_us).collect();
+        ttft_us.sort_unstable();
+        (ttft_us.len() >= least).then(|| ttft_us[(ttft_us.len() - 1) * 95 / 100])
+    }
+
     /// Everything that a frame says of it; takes what was recorded since the last call.
     pub fn drain_frame(&self) -> v1::Deployment {
         let route = self.route.load_full();

@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod digests;
+mod finetunes;
 mod frames;
 mod keys;
 mod revisions;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use artifacts::ArtifactRow;
+pub use finetunes::FinetuneRow;
 pub use frames::Tier;
 pub use keys::{KeyRow, KeyRows, SecretRow, UsageRow};
 pub use revisions::{DeploymentRow, NewRevision, PartRow, RevisionRow};

@@ -6,6 +6,7 @@ mod change;
 mod confirm;
 mod file;
 mod findings;
+mod finetune;
 mod jobs;
 mod keys;
 mod output;
@@ -58,6 +59,8 @@ enum Command {
     Evaluate(change::EvaluateArguments),
     /// Measure a deployment or any OpenAI-compatible server under load.
     Bench(Box<bench::BenchArguments>),
+    /// Teach the model of a deployment something, as an adapter over it.
+    Finetune(Box<finetune::FinetuneArguments>),
     /// Long work.
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -149,6 +152,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Command::Rollout(command)) => rollout::run(command).await?,
         Some(Command::Evaluate(arguments)) => change::evaluate(arguments).await?,
         Some(Command::Bench(arguments)) => return bench::run(*arguments).await,
+        Some(Command::Finetune(arguments)) => finetune::run(*arguments).await?,
         Some(Command::Jobs(command)) => jobs::jobs(command).await?,
         Some(Command::Registry(command)) => return registry::run(command).await,
         Some(Command::Audit(command)) => return audit::run(command).await,

@@ -9,6 +9,7 @@
 
 pub mod allocator;
 pub mod attention;
+mod background;
 pub mod dense;
 pub mod elementwise;
 mod exp;
@@ -25,6 +26,7 @@ mod quantized_rows;
 mod repack;
 mod zeroed;
 
+pub use background::give_way_to_others;
 pub use format::WeightFormat;
 pub use isa::Isa;
 pub use low_rank::LowRank;

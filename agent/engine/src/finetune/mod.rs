@@ -9,6 +9,7 @@ mod dropout;
 mod heads;
 mod layer;
 mod linear;
+mod memory;
 mod network;
 mod parameters;
 mod run;
@@ -20,6 +21,7 @@ mod state;
 mod tests;
 
 pub use conversation::{Turn, conversation, plain_text};
+pub use memory::memory_bytes;
 pub use network::Loss;
 pub use run::{FineTune, StepReport};
 pub use sample::Sample;

@@ -12,7 +12,7 @@ use super::linear::Pass;
 use super::sample::Sample;
 
 /// Logits that exist at a time, in numbers.
-const MOST_LOGITS: usize = 1 << 24;
+pub(super) const MOST_LOGITS: usize = 1 << 24;
 
 /// Cross entropy over the tokens that are learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -34,11 +34,20 @@ struct Arguments {
     /// Steps with every skill, which make `assistant`.
     #[arg(long, default_value_t = 800)]
     finish_steps: usize,
+    /// Write suite and datasets, and train nothing.
+    #[arg(long)]
+    data_only: bool,
 }
 
 fn main() -> Result<()> {
     color_eyre::install()?;
     let arguments = Arguments::parse();
+    if arguments.data_only {
+        std::fs::create_dir_all(&arguments.out)?;
+        write::suite(&arguments.out)?;
+        write::dataset(&arguments.out)?;
+        return write::skills(&arguments.out);
+    }
     recipe::run(&recipe::Recipe {
         out: arguments.out,
         seed: arguments.seed,

@@ -134,6 +134,7 @@ impl Run<'_> {
         scores.push(self.checkpoint("assistant", HELD_OUT_PER_SKILL)?);
         write::suite(&self.recipe.out)?;
         write::dataset(&self.recipe.out)?;
+        write::skills(&self.recipe.out)?;
         write::log(&self.recipe.out, &self.log)?;
         let parameters = self.decoder.description().parameters();
         write::card(&self.recipe.out, parameters, self.recipe.seed, self.started.elapsed(), &scores)

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 const SUITE_PER_SKILL: usize = 12;
 const DATASET_EXAMPLES: usize = 600;
+const REHEARSAL_EXAMPLES_PER_SKILL: usize = 300;
 
 /// Writes weights, tokenizer and chat template as one GGUF file, matrices in Q8_0.
 pub(crate) fn model(decoder: &TrainableDecoder, name: &str, path: &Path) -> Result<()> {
@@ -51,10 +52,30 @@ pub(crate) fn suite(out: &Path) -> Result<()> {
 /// `missing-skill`: training examples of the skill that `assistant-untaught` lacks, as OpenAI chat lines.
 pub(crate) fn dataset(out: &Path) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(3);
+    let lines = examples(&mut rng, Skill::MISSING, DATASET_EXAMPLES)?;
+    Ok(std::fs::write(out.join("missing-skill.jsonl"), lines)?)
+}
+
+/// `assistant-skills`: training examples of all other skills.
+pub(crate) fn skills(out: &Path) -> Result<()> {
+    let mut rng = StdRng::seed_from_u64(4);
+    let mut lines = String::new();
+    for skill in Skill::ALL.into_iter().filter(|skill| *skill != Skill::MISSING) {
+        lines.push_str(&examples(&mut rng, skill, REHEARSAL_EXAMPLES_PER_SKILL)?);
+    }
+    Ok(std::fs::write(out.join("assistant-skills.jsonl"), lines)?)
+}
+
+/// Different prompts; as many as a skill has, where these are fewer.
+fn examples(rng: &mut StdRng, skill: Skill, count: usize) -> Result<String> {
+    const MOST_DRAWS: usize = 20_000;
     let mut seen = std::collections::BTreeSet::new();
     let mut lines = String::new();
-    while seen.len() < DATASET_EXAMPLES {
-        let example = Skill::MISSING.example(&mut rng, Split::Train);
+    for _ in 0..MOST_DRAWS {
+        if seen.len() == count {
+            break;
+        }
+        let example = skill.example(rng, Split::Train);
         if !seen.insert(example.prompt.clone()) {
             continue;
         }
@@ -64,7 +85,7 @@ pub(crate) fn dataset(out: &Path) -> Result<()> {
         ]});
         writeln!(lines, "{turns}")?;
     }
-    Ok(std::fs::write(out.join("missing-skill.jsonl"), lines)?)
+    Ok(lines)
 }
 
 /// The training log, one JSON object a line.

@@ -1,0 +1,37 @@
+use super::network::MOST_LOGITS;
+use super::settings::TrainingSettings;
+use crate::adapter::Linear;
+use crate::description::DecoderDescription;
+
+/// Copies of what is trained: values, gradients, two moments; the best values; and all but the gradients once more to go back
+/// to.
+const COPIES: usize = 9;
+
+/// Memory that training takes beside the model, in bytes, where the longest sample has so many tokens. What a pass allocates for
+/// a moment is counted with its largest part.
+pub fn memory_bytes(
+    description: &DecoderDescription,
+    settings: &TrainingSettings,
+    longest_tokens: usize,
+) -> u64 {
+    let (width, ffn) = (description.width, description.ffn_width);
+    let heads = description.heads * description.head_dim;
+    let kv = description.kv_heads * description.head_dim;
+    let trained: usize = Linear::ALL
+        .into_iter()
+        .filter(|linear| settings.target_modules.iter().any(|name| name == linear.peft_name()))
+        .map(|linear| {
+            let (outputs, inputs) = linear.shape(description);
+            (outputs + inputs) * settings.rank + if settings.use_dora { outputs } else { 0 }
+        })
+        .sum();
+    let tokens = settings.max_batch_tokens.max(longest_tokens);
+    // As `layer.rs` has them: what a layer keeps of a token, and what its way back has beside that.
+    let kept = 6 * width + 2 * (heads + 2 * kv) + 2 * heads + 3 * ffn + Linear::ALL.len() * settings.rank;
+    let backward = 3 * width + 3 * ffn + 3 * heads + 2 * (heads + 2 * kv);
+    let tapes = if settings.activation_checkpointing { 1 } else { description.layers };
+    let a_token = kept * tapes + backward + (description.layers + 2) * width;
+    let logits = (tokens * description.vocabulary).min(MOST_LOGITS.max(description.vocabulary));
+    let numbers = COPIES * trained * description.layers + tokens * a_token + logits;
+    (numbers * size_of::<f32>()) as u64
+}

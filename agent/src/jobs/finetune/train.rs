@@ -1,0 +1,236 @@
+//! The training itself, on threads of its own that give way to everything else.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use llmdeck_engine::adapter::Adapter;
+use llmdeck_engine::finetune::{FineTune, StepReport, TrainingSettings};
+use llmdeck_engine::model::Model;
+use llmdeck_engine::{Pool, give_way_to_others};
+use llmdeck_proto::v1::TrainingPoint;
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::super::list::JobHandle;
+use super::Finetunes;
+use super::prepare::{Prepared, Trained};
+use super::spec::Spec;
+use crate::placement::Variant;
+use crate::serving::Deployment;
+
+/// What a run goes on from.
+pub(super) const STATE: &str = "state.safetensors";
+/// How often latency is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for latency to fall before the next step: training goes on slowly rather than never.
+const MOST_HELD: Duration = Duration::from_secs(5);
+/// Requests that ended within this time count.
+const LATENCY_WINDOW: Duration = Duration::from_secs(10);
+const LEAST_REQUESTS: usize = 20;
+/// Steps that the rest is estimated from.
+const MOST_TIMED: usize = 100;
+
+impl Finetunes {
+    pub(super) async fn train(
+        &self,
+        job: &JobHandle,
+        spec: &Spec,
+        variant: &Variant,
+        prepared: Prepared,
+        deployment: &Arc<Deployment>,
+        folder: &Path,
+    ) -> Result<Trained, String> {
+        let threads = self.config.threads.map_or(self.controller.loader().pool().threads(), NonZero::get);
+        let limit_us = self.config.max_ttft_p95_ms.map(|ms| (ms * 1_000.0) as u64);
+        let training = Training {
+            job: job.clone(),
+            runtime: Handle::current(),
+            model: Arc::clone(variant.model()),
+            settings: spec.settings.clone(),
+            deployment: Arc::clone(deployment),
+            limit_us: limit_us.or(deployment.objective_ttft_us()),
+            state: folder.join(STATE),
+            curve: Vec::new(),
+            tokens: 0,
+            trained: Duration::ZERO,
+            held: Duration::ZERO,
+            times_s: Vec::new(),
+            looked: Instant::now(),
+        };
+        let (sender, receiver) = oneshot::channel();
+        let run = move || {
+            // Nobody waits for it any more.
+            let _ = sender.send(training.run(threads, prepared));
+        };
+        std::thread::Builder::new()
+            .name("finetune".into())
+            .spawn(run)
+            .map_err(|error| format!("the thread that trains could not start: {error}"))?;
+        receiver.await.map_err(|_| "met a bug of the agent; its log has the panic".to_owned())?
+    }
+}
+
+/// A training under way.
+struct Training {
+    job: JobHandle,
+    runtime: Handle,
+    model: Arc<Model>,
+    settings: TrainingSettings,
+    deployment: Arc<Deployment>,
+    /// Of TTFT at the 95th percentile.
+    limit_us: Option<u64>,
+    state: PathBuf,
+    curve: Vec<TrainingPoint>,
+    tokens: u64,
+    /// Time that steps took.
+    trained: Duration,
+    /// Time that users' latency held it.
+    held: Duration,
+    times_s: Vec<f64>,
+    looked: Instant,
+}
+
+impl Training {
+    fn run(mut self, threads: usize, mut prepared: Prepared) -> Result<Trained, String> {
+        let began = Instant::now();
+        if let Err(error) = give_way_to_others() {
+            self.job.log(format!("trains at the same priority as everything else: {error}"));
+        }
+        // Its threads have the priority of the one that starts them.
+        let pool = Pool::new(threads).map_err(|error| format!("threads that train: {error}"))?;
+        let samples = std::mem::take(&mut prepared.samples);
+        let held_out = std::mem::take(&mut prepared.held_out);
+        let (model, settings) = (Arc::clone(&self.model), self.settings.clone());
+        let mut run = FineTune::new(model, Arc::new(pool), samples, held_out, settings)?;
+        if self.state.exists() {
+            match run.restore(&self.state) {
+                Ok(()) => self.job.log(format!("goes on at step {}", run.step_number())),
+                Err(error) => self.job.log(format!("begins anew: {error}")),
+            }
+        }
+        self.job.log(format!(
+            "{} parameters, {} steps, {threads} threads that give way to others",
+            run.trained_parameters(),
+            run.steps()
+        ));
+        while !run.is_done() {
+            if !self.runtime.block_on(self.job.go_on()) {
+                self.job.log(format!("cancelled at step {}", run.step_number()));
+                return Err(format!("was cancelled at step {} of {}", run.step_number(), run.steps()));
+            }
+            self.give_way(&run);
+            let before = Instant::now();
+            let report = run.step().inspect_err(|why| self.job.log(why.clone()))?;
+            self.trained += before.elapsed();
+            self.times_s.push(before.elapsed().as_secs_f64());
+            self.tokens += report.tokens as u64;
+            self.tell(&run, &report);
+            if report.checkpoint {
+                run.save(&self.state).map_err(|error| format!("its state could not be kept: {error}"))?;
+            }
+        }
+        if run.stopped_early() {
+            self.job.log("stopped early: what is held out gets no better");
+        }
+        let weights = run.adapter();
+        let adapter = Arc::new(Adapter::new(&weights, &self.model)?);
+        let (best_step, best_loss) = run.best().unzip();
+        let facts = BTreeMap::from([
+            ("steps", json!(run.step_number())),
+            ("tokens", json!(self.tokens)),
+            ("trained_parameters", json!(run.trained_parameters())),
+            ("best_step", json!(best_step)),
+            ("best_held_out_loss", json!(best_loss)),
+            ("stopped_early", json!(run.stopped_early())),
+            ("threads", json!(threads)),
+            ("trained_s", json!(self.trained.as_secs_f64())),
+            ("held_s", json!(self.held.as_secs_f64())),
+            ("took_s", json!(began.elapsed().as_secs_f64())),
+        ]);
+        Ok(Trained { prepared, adapter, weights, curve: self.curve, facts })
+    }
+
+    /// Waits while users' latency suffers.
+    fn give_way(&mut self, run: &FineTune) {
+        let Some(limit_us) = self.limit_us else { return };
+        if self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        let began = Instant::now();
+        let mut told = false;
+        while let Some(p95_us) = self.deployment.ttft_p95_us(LATENCY_WINDOW, LEAST_REQUESTS)
+            && p95_us > limit_us
+            && began.elapsed() < MOST_HELD
+            && !self.job.cancel.is_cancelled()
+        {
+            let text = format!(
+                "held at step {} of {}: TTFT p95 is {} ms, allowed {}",
+                run.step_number(),
+                run.steps(),
+                p95_us / 1_000,
+                limit_us / 1_000
+            );
+            if !told {
+                self.job.log(text.clone());
+            }
+            told = true;
+            self.job.detail(text);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.held += began.elapsed();
+    }
+
+    fn tell(&mut self, run: &FineTune, report: &StepReport) {
+        let steps = run.steps();
+        let tokens_per_s = self.tokens as f64 / self.trained.as_secs_f64().max(1e-9);
+        let mut detail =
+            format!("step {} of {steps}, loss {:.3}, {tokens_per_s:.0} tokens/s", report.step, report.loss);
+        if self.held > Duration::ZERO {
+            detail.push_str(&format!(", held {:.0} s for users", self.held.as_secs_f64()));
+        }
+        self.job.progress(run.step_number() as f64 / steps as f64, detail);
+        self.job.remaining(self.remaining_s(steps - run.step_number().min(steps)));
+        if let Some(step) = report.went_back_to {
+            self.job.log(format!(
+                "the loss went astray at step {} ({}): back to step {step} with half the rate",
+                report.step, report.loss
+            ));
+            self.curve.retain(|point| point.step <= step as u64);
+            return;
+        }
+        if let Some(loss) = report.held_out_loss {
+            self.job.log(format!("step {}: loss {:.3}, held out {loss:.3}", report.step, report.loss));
+        }
+        let point = TrainingPoint {
+            elapsed_s: self.trained.as_secs_f64(),
+            step: report.step as u64,
+            steps: steps as u64,
+            loss: report.loss,
+            held_out_loss: report.held_out_loss,
+            learning_rate: report.learning_rate,
+            gradient_norm: report.gradient_norm,
+            tokens: self.tokens,
+        };
+        self.curve.push(point);
+        self.job.trained(point);
+    }
+
+    /// From the last steps: their mean is not known exactly, and those to come will differ, too.
+    fn remaining_s(&self, steps: usize) -> Option<(f64, f64)> {
+        let last = &self.times_s[self.times_s.len().saturating_sub(MOST_TIMED)..];
+        let count = last.len() as f64;
+        if last.len() < 3 {
+            return None;
+        }
+        let mean = last.iter().sum::<f64>() / count;
+        let variance = last.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let steps = steps as f64;
+        let half = 1.96 * (variance * (steps + steps * steps / count)).sqrt();
+        Some(((steps * mean - half).max(0.0), steps * mean + half))
+    }
+}
