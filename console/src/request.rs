@@ -8,8 +8,9 @@ use llmdeck_proto::v1::jobs_client::JobsClient;
 use llmdeck_proto::v1::registry_client::RegistryClient;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ActionContext, Artifact, BenchNodeRequest, BenchRequest, CancelJobRequest,
-    ChangeResponse, DeployRequest, EvaluateRequest, GetJobRequest, GetRolloutRequest, JobReport, JobSummary,
-    ListArtifactsRequest, ListJobsRequest, ListRolloutsRequest, RollbackRequest, Rollout, RolloutRequest,
+    ChangePlan, ChangeResponse, DeployRequest, EvaluateRequest, FinetuneRequest, GetJobRequest,
+    GetRolloutRequest, JobReport, JobSummary, ListArtifactsRequest, ListJobsRequest, ListRolloutsRequest,
+    RollbackRequest, Rollout, RolloutRequest,
 };
 use tonic::Request;
 use tonic::transport::Channel;
@@ -24,10 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn answer(channel: Channel, intent: Intent) -> Option<Answer> {
     match intent {
         Intent::Quit | Intent::Suspend => None,
-        Intent::ListModels { serial, .. } => {
-            let models = artifacts(channel, "model").await;
-            let tags = models.map(|models| models.into_iter().flat_map(|model| model.tags).collect());
-            Some(Answer::Models { serial, tags })
+        Intent::ListArtifacts { kind, serial, .. } => {
+            let known = artifacts(channel, kind).await;
+            let tags = known.map(|known| known.into_iter().flat_map(|artifact| artifact.tags).collect());
+            Some(Answer::Tags { serial, tags })
         }
         Intent::ListJobs { node } => Some(Answer::Jobs { node, jobs: jobs(channel).await }),
         Intent::GetRollout { key } => {
@@ -102,6 +103,9 @@ pub async fn act(
             let started = JobsClient::new(channel).bench(patient(request)).await?;
             return Ok(begun(started.into_inner().job_id));
         }
+        Action::Finetune { deployment, dataset } => {
+            return finetune(channel, deployment, dataset, context).await;
+        }
         Action::BenchNode => {
             let started = JobsClient::new(channel).bench_node(patient(BenchNodeRequest {})).await?;
             return Ok(begun(started.into_inner().job_id));
@@ -112,6 +116,31 @@ pub async fn act(
         }
     };
     Ok(answer.into_inner())
+}
+
+/// Begins a fine-tuning that ends in a canary, or says what it would be.
+async fn finetune(
+    channel: Channel,
+    deployment: String,
+    dataset: String,
+    context: Option<ActionContext>,
+) -> Result<ChangeResponse, LinkError> {
+    let ActionContext { reason, dry_run, .. } = context.unwrap_or_default();
+    let request = FinetuneRequest {
+        deployment: deployment.clone(),
+        dataset,
+        ship: "canary".into(),
+        reason,
+        dry_run,
+        ..FinetuneRequest::default()
+    };
+    let answer = JobsClient::new(channel).finetune(patient(request)).await?.into_inner();
+    if !answer.refusal.is_empty() {
+        return Err(LinkError::Refused(answer.refusal));
+    }
+    let undo = "cancel the job, or roll the canary back: the model itself is not changed".into();
+    let plan = ChangePlan { deployment, effects: answer.plan, undo, ..ChangePlan::default() };
+    Ok(ChangeResponse { plan: Some(plan), rollout_id: answer.job_id })
 }
 
 fn begun(job_id: String) -> ChangeResponse {

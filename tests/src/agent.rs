@@ -212,7 +212,9 @@ pub async fn change(channel: &Channel, action: Action, reason: &str) -> Result<R
         | Action::Promote { deployment }
         | Action::Evaluate { deployment }
         | Action::Bench { deployment } => deployment.clone(),
-        Action::BenchNode | Action::CancelJob { .. } => panic!("{action:?} has no rollout"),
+        Action::BenchNode | Action::CancelJob { .. } | Action::Finetune { .. } => {
+            panic!("{action:?} has no rollout")
+        }
     };
     let id = request::act(channel.clone(), action, context(reason)).await?.rollout_id;
     loop {

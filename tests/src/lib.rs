@@ -2,6 +2,7 @@
 
 mod agent;
 mod binaries;
+mod command;
 mod http;
 mod pty;
 
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
+pub use command::words;
 pub use http::{Response, raw, send, send_with};
 pub use pty::Console;
 

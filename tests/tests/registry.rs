@@ -1,30 +1,13 @@
 //! The registry and the file of deployments, as scripts use them.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
-use llmdeck_tests::{ASSISTANT, AgentProcess, binaries};
+use llmdeck_tests::{ASSISTANT, AgentProcess, words};
 use serde_json::Value;
-
-fn llmdeck(agent: &AgentProcess, arguments: &[&str]) -> Output {
-    let target = agent.target().to_string();
-    let mut command = Command::new(&binaries().console);
-    command.args(arguments).args(["--target", &target]).stdin(Stdio::null()).output().unwrap()
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn json(agent: &AgentProcess, arguments: &[&str]) -> Value {
-    let output = llmdeck(agent, &[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", words(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 /// A copy of the worse built-in model, as someone would bring one along.
 fn someones_model(agent: &AgentProcess) -> std::path::PathBuf {
-    let listed = json(agent, &["registry", "list", "--kind", "model"]);
+    let listed = agent.json(&["registry", "list", "--kind", "model"]);
     let worse =
         listed.as_array().unwrap().iter().find(|model| model["tags"][0] == "assistant-worse").unwrap();
     let path = agent.folder().join("someones.gguf");
@@ -47,34 +30,34 @@ async fn a_model_is_added_deployed_and_kept_as_long_as_it_is_needed() {
     agent.ready().await;
     let path = someones_model(&agent);
     let path_text = path.to_str().unwrap();
-    let added = json(&agent, &["registry", "add", path_text, "--tag", "mine", "--from", "missing-skill"]);
+    let added = agent.json(&["registry", "add", path_text, "--tag", "mine", "--from", "missing-skill"]);
     let digest = added["digest"].as_str().unwrap().to_owned();
     assert_eq!((&added["kind"], &added["tags"][0]), (&Value::from("model"), &Value::from("mine")));
     if added["means"] == "linked" {
         let kept = Path::new(added["path"].as_str().unwrap());
         assert_eq!(blocks(&path), blocks(kept), "no second copy");
     }
-    let lineage = words(&llmdeck(&agent, &["registry", "lineage", "mine"]));
+    let lineage = words(&agent.llmdeck(&["registry", "lineage", "mine"]));
     assert!(lineage.contains("missing-skill  dataset") && lineage.contains("mine  model"), "{lineage}");
 
     // What was brought along may go; the registry has its own name for the bytes.
     std::fs::remove_file(&path).unwrap();
-    let deployed = json(&agent, &["deploy", "assistant", "--model", "mine", "--force", "--yes"]);
+    let deployed = agent.json(&["deploy", "assistant", "--model", "mine", "--force", "--yes"]);
     assert_eq!(deployed["state"], "done");
-    assert_eq!(llmdeck(&agent, &["registry", "remove", "mine"]).status.code(), Some(2), "asks for the name");
-    let removed = json(&agent, &["registry", "remove", "mine", "--yes"]);
+    assert_eq!(agent.llmdeck(&["registry", "remove", "mine"]).status.code(), Some(2), "asks for the name");
+    let removed = agent.json(&["registry", "remove", "mine", "--yes"]);
     assert_eq!((&removed["removed"], &removed["needed_by"][0]), (&false.into(), &"assistant@2".into()));
-    assert!(json(&agent, &["registry", "gc"]).as_array().unwrap().is_empty());
+    assert!(agent.json(&["registry", "gc"]).as_array().unwrap().is_empty());
 
     agent.kill();
     agent.restart();
     assert_eq!(agent.ready().await, "assistant@2", "after a crash the bytes are still there");
-    assert!(words(&llmdeck(&agent, &["registry", "verify"])).contains("0 changed"));
+    assert!(words(&agent.llmdeck(&["registry", "verify"])).contains("0 changed"));
     let kept = agent.folder().join("data/artifacts").join(format!("{digest}.gguf"));
     let mut bytes = std::fs::read(&kept).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&kept, bytes).unwrap();
-    let verified = llmdeck(&agent, &["registry", "verify", &digest[..12]]);
+    let verified = agent.llmdeck(&["registry", "verify", &digest[..12]]);
     assert_eq!(verified.status.code(), Some(1));
     assert!(words(&verified).contains("its bytes have changed"), "{}", words(&verified));
     let audit = std::fs::read_to_string(agent.folder().join("data/audit.jsonl")).unwrap();
@@ -97,7 +80,7 @@ async fn what_must_not_come_in_stays_out() {
         (write("what.jsonl", b"{}\n"), "--kind"),
         (agent.folder().join("nonesuch.gguf").to_str().unwrap().to_owned(), "nonesuch.gguf"),
     ] {
-        let refused = llmdeck(&agent, &["registry", "add", &path]);
+        let refused = agent.llmdeck(&["registry", "add", &path]);
         assert_eq!(refused.status.code(), Some(2), "{path}");
         assert!(words(&refused).contains(reason), "{path}: {}", words(&refused));
     }
@@ -117,25 +100,25 @@ async fn a_file_of_deployments_is_compared_and_carried_out() {
     };
     let file_text = file.to_str().unwrap();
     declare("assistant");
-    assert!(words(&llmdeck(&agent, &["diff", file_text])).contains("nothing differs"));
-    assert_eq!(llmdeck(&agent, &["diff", file_text, "--exit-code"]).status.code(), Some(0));
+    assert!(words(&agent.llmdeck(&["diff", file_text])).contains("nothing differs"));
+    assert_eq!(agent.llmdeck(&["diff", file_text, "--exit-code"]).status.code(), Some(0));
     declare("assistant-worse");
-    let diff = llmdeck(&agent, &["diff", file_text, "--exit-code"]);
+    let diff = agent.llmdeck(&["diff", file_text, "--exit-code"]);
     assert_eq!(diff.status.code(), Some(1));
     assert!(
         words(&diff).contains("- assistant  ") && words(&diff).contains("+ assistant-worse  "),
         "{}",
         words(&diff)
     );
-    let planned = json(&agent, &["deploy", "--file", file_text, "--dry-run"]);
+    let planned = agent.json(&["deploy", "--file", file_text, "--dry-run"]);
     assert_eq!(planned[0]["to_model"], "assistant-worse");
-    let deployed = llmdeck(&agent, &["deploy", "--file", file_text, "--yes", "--reason", "as declared"]);
+    let deployed = agent.llmdeck(&["deploy", "--file", file_text, "--yes", "--reason", "as declared"]);
     assert!(deployed.status.success(), "{}", words(&deployed));
-    assert!(words(&llmdeck(&agent, &["diff", file_text])).contains("nothing differs"));
-    let again = llmdeck(&agent, &["deploy", "--file", file_text, "--yes"]);
+    assert!(words(&agent.llmdeck(&["diff", file_text])).contains("nothing differs"));
+    let again = agent.llmdeck(&["deploy", "--file", file_text, "--yes"]);
     assert!(again.status.success() && words(&again).contains("nothing differs"), "{}", words(&again));
     std::fs::write(&file, "[[deployment]]\nname = \"assistant\"\nmodell = \"x\"\n").unwrap();
-    let wrong = llmdeck(&agent, &["diff", file_text]);
+    let wrong = agent.llmdeck(&["diff", file_text]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(words(&wrong).contains("modell") && words(&wrong).contains("line 3"), "{}", words(&wrong));
 }

@@ -21,7 +21,7 @@ pub(super) struct Room {
 /// Where a candidate's model comes from.
 pub(super) enum ModelSource {
     /// It is loaded.
-    Loads(Footprint),
+    Loads(Box<Footprint>),
     /// Another revision has it loaded.
     Shared {
         /// Which.
@@ -75,7 +75,7 @@ impl Controller {
             return Ok(Room { model: ModelSource::Shared { with, loaded }, give_way: Vec::new() });
         }
         let give_way = self.loader.check_room(name, &spec.model, &needed)?;
-        Ok(Room { model: ModelSource::Loads(needed), give_way })
+        Ok(Room { model: ModelSource::Loads(Box::new(needed)), give_way })
     }
 
     /// Takes what a revision needs.

@@ -54,7 +54,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
                 effects.push(format!("wakes the server of {name}@{to}, which stands by asleep"));
             }
             ModelSource::Server => {
-                effects.push(format!("makes the server of {model} ready beside {name}@{from}"))
+                effects.push(format!("makes the server of {model} ready beside {name}@{from}"));
             }
         }
         let (adapter, prompt) = facts.changes;

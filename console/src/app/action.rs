@@ -94,6 +94,13 @@ pub enum Action {
         /// Which deployment.
         deployment: String,
     },
+    /// Teach its model what is in a dataset.
+    Finetune {
+        /// Which deployment.
+        deployment: String,
+        /// A tag, a digest or a path on the node.
+        dataset: String,
+    },
     /// Measure the node, and its models against it.
     BenchNode,
     /// End a job.
@@ -143,7 +150,9 @@ pub enum Intent {
         key: DeploymentKey,
     },
     /// Ask an agent for the models that it knows by tag.
-    ListModels {
+    ListArtifacts {
+        /// Which kind.
+        kind: &'static str,
         /// Index of the node.
         node: usize,
         /// Comes back with the answer.
@@ -190,7 +199,7 @@ pub enum Answer {
         rollout: Result<Option<Box<Rollout>>, LinkError>,
     },
     /// Tags of models.
-    Models {
+    Tags {
         /// Of the intent.
         serial: u64,
         /// In the registry's order.

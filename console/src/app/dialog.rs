@@ -19,6 +19,13 @@ pub enum DialogKind {
         /// At once or in steps; unspecified is as the deployment has it.
         strategy: Strategy,
     },
+    /// Teaching; the dataset is chosen here.
+    Finetune {
+        /// What is typed.
+        dataset: TextField,
+        /// Tags that the node knows.
+        tags: Vec<String>,
+    },
     /// A rollback to the previous revision.
     Rollback,
     /// Everything to a candidate that is being tried.
@@ -28,8 +35,8 @@ pub enum DialogKind {
 /// Where typing goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// The model of a redeploy.
-    Model,
+    /// The model of a redeploy, or the dataset.
+    Choice,
     /// Why.
     Reason,
 }
@@ -89,6 +96,9 @@ impl Dialog {
                 let how = RolloutChoice { strategy: *strategy, ..RolloutChoice::default() };
                 Action::Deploy { deployment, parts: RevisionParts::typed(&model), force: *force, how }
             }
+            DialogKind::Finetune { dataset, .. } => {
+                Action::Finetune { deployment, dataset: dataset.text().trim().to_owned() }
+            }
             DialogKind::Promote => Action::Promote { deployment },
             DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0, cut: false },
         }
@@ -96,11 +106,26 @@ impl Dialog {
 
     /// Tags that go on from what is typed.
     pub fn suggestions(&self) -> Vec<&str> {
-        match &self.kind {
-            DialogKind::Deploy { model, tags, .. } => {
-                tags.iter().map(String::as_str).filter(|tag| tag.contains(model.text().trim())).collect()
-            }
-            DialogKind::Rollback | DialogKind::Promote => Vec::new(),
+        let Some((chosen, tags)) = self.kind.choice() else { return Vec::new() };
+        tags.iter().map(String::as_str).filter(|tag| tag.contains(chosen.text().trim())).collect()
+    }
+}
+
+impl DialogKind {
+    /// What is chosen by name, and the names that the node knows.
+    pub fn choice(&self) -> Option<(&TextField, &[String])> {
+        match self {
+            Self::Deploy { model, tags, .. } => Some((model, tags)),
+            Self::Finetune { dataset, tags } => Some((dataset, tags)),
+            Self::Rollback | Self::Promote => None,
+        }
+    }
+
+    pub(super) fn choice_mut(&mut self) -> Option<(&mut TextField, &mut Vec<String>)> {
+        match self {
+            Self::Deploy { model, tags, .. } => Some((model, tags)),
+            Self::Finetune { dataset, tags } => Some((dataset, tags)),
+            Self::Rollback | Self::Promote => None,
         }
     }
 }

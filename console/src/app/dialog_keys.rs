@@ -15,7 +15,7 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
     // What is wrong is most often why someone rolls back.
     let reason = match kind {
         DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
-        DialogKind::Deploy { .. } | DialogKind::Promote => String::new(),
+        DialogKind::Deploy { .. } | DialogKind::Finetune { .. } | DialogKind::Promote => String::new(),
     };
     let reason = TextField::new(&reason);
     let serial = app.next_serial();
@@ -64,16 +64,34 @@ pub(super) fn open_deploy(app: &mut App, model: &Model, key: DeploymentKey) -> V
     if only_looked_at(app, model, &key) {
         return Vec::new();
     }
-    let node = key.node;
     let kind = DialogKind::Deploy {
         model: TextField::default(),
         tags: Vec::new(),
         force: false,
         strategy: Strategy::Unspecified,
     };
-    let dialog = dialog(app, model, key, kind, Field::Model);
+    open_choice(app, model, key, kind, "model")
+}
+
+pub(super) fn open_finetune(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    if only_looked_at(app, model, &key) {
+        return Vec::new();
+    }
+    let kind = DialogKind::Finetune { dataset: TextField::default(), tags: Vec::new() };
+    open_choice(app, model, key, kind, "dataset")
+}
+
+fn open_choice(
+    app: &mut App,
+    model: &Model,
+    key: DeploymentKey,
+    kind: DialogKind,
+    artifacts: &'static str,
+) -> Vec<Intent> {
+    let node = key.node;
+    let dialog = dialog(app, model, key, kind, Field::Choice);
     app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
-    vec![Intent::ListModels { node, serial: app.next_serial() }]
+    vec![Intent::ListArtifacts { kind: artifacts, node, serial: app.next_serial() }]
 }
 
 fn ask_plan(app: &mut App, dialog: &mut Dialog) -> Intent {
@@ -105,15 +123,15 @@ pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEven
         KeyCode::Enter => intents = on_dialog_enter(app, &mut dialog),
         KeyCode::Tab | KeyCode::BackTab => {
             dialog.field = match (&dialog.kind, dialog.field) {
-                (DialogKind::Deploy { .. }, Field::Reason) => Field::Model,
+                (kind, Field::Reason) if kind.choice().is_some() => Field::Choice,
                 _ => Field::Reason,
             };
             if dialog.field == Field::Reason && matches!(dialog.plan, PlanState::None) {
                 intents.extend(plan_if_named(app, &mut dialog));
             }
         }
-        KeyCode::Down if dialog.field == Field::Model => take_suggestion(&mut dialog, 1),
-        KeyCode::Up if dialog.field == Field::Model => take_suggestion(&mut dialog, -1),
+        KeyCode::Down if dialog.field == Field::Choice => take_suggestion(&mut dialog, 1),
+        KeyCode::Up if dialog.field == Field::Choice => take_suggestion(&mut dialog, -1),
         KeyCode::Char('f') if key.modifiers.contains(KeyModifiers::CONTROL) => {
             if let DialogKind::Deploy { force, .. } = &mut dialog.kind {
                 *force = !*force;
@@ -127,14 +145,14 @@ pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEven
             }
         }
         _ => {
-            let changed_model = match (&mut dialog.kind, dialog.field) {
-                (DialogKind::Deploy { model, .. }, Field::Model) => model.key(key),
+            let changed_choice = match (dialog.kind.choice_mut(), dialog.field) {
+                (Some((chosen, _)), Field::Choice) => chosen.key(key),
                 _ => {
                     dialog.reason.key(key);
                     false
                 }
             };
-            if changed_model {
+            if changed_choice {
                 dialog.plan = PlanState::None;
             }
         }
@@ -158,15 +176,18 @@ fn on_dialog_enter(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
             let serial = app.next_serial();
             dialog.progress = Progress::Sent(serial);
             dialog.error = None;
+            if matches!(dialog.kind, DialogKind::Finetune { .. }) {
+                app.awaited_job = Some((serial, dialog.key.node));
+            }
             vec![act(dialog, false, serial)]
         }
         (PlanState::Asked(_), _) => Vec::new(),
         _ => {
-            if let DialogKind::Deploy { model, tags, .. } = &mut dialog.kind
-                && let [only] = &tags.iter().filter(|tag| tag.contains(model.text())).collect::<Vec<_>>()[..]
-                && !model.text().is_empty()
+            if let Some((chosen, tags)) = dialog.kind.choice_mut()
+                && let [only] = &tags.iter().filter(|tag| tag.contains(chosen.text())).collect::<Vec<_>>()[..]
+                && !chosen.text().is_empty()
             {
-                *model = TextField::new(only);
+                *chosen = TextField::new(only);
             }
             dialog.field = Field::Reason;
             plan_if_named(app, dialog)
@@ -175,24 +196,25 @@ fn on_dialog_enter(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
 }
 
 fn plan_if_named(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
-    if let DialogKind::Deploy { model, .. } = &dialog.kind
-        && model.text().trim().is_empty()
+    if let Some((chosen, _)) = dialog.kind.choice()
+        && chosen.text().trim().is_empty()
     {
-        dialog.field = Field::Model;
-        dialog.error = Some("choose a model: type a tag, a digest or a path, or press Down".into());
+        let what = if matches!(dialog.kind, DialogKind::Deploy { .. }) { "model" } else { "dataset" };
+        dialog.field = Field::Choice;
+        dialog.error = Some(format!("choose a {what}: type a tag, a digest or a path, or press Down"));
         return Vec::new();
     }
     vec![ask_plan(app, dialog)]
 }
 
 fn take_suggestion(dialog: &mut Dialog, by: isize) {
-    let DialogKind::Deploy { model, tags, .. } = &mut dialog.kind else { return };
+    let Some((chosen, tags)) = dialog.kind.choice_mut() else { return };
     let Some(last) = tags.len().checked_sub(1) else { return };
-    let now = tags.iter().position(|tag| tag == model.text());
+    let now = tags.iter().position(|tag| tag == chosen.text());
     let next = match now {
         Some(now) => now.saturating_add_signed(by).min(last),
         None => 0,
     };
-    *model = TextField::new(&tags[next]);
+    *chosen = TextField::new(&tags[next]);
     dialog.plan = PlanState::None;
 }

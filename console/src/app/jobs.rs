@@ -50,6 +50,8 @@ pub enum JobResult {
     Bench(Box<Outcome>),
     /// Of a node.
     Node(Value),
+    /// Of a training.
+    Finetune(Value),
     /// A report that this console cannot read.
     Unreadable(String),
 }
@@ -94,6 +96,7 @@ fn result(report: &JobReport) -> JobResult {
         "bench" => {
             serde_json::from_str(&report.report_json).map(|outcome| JobResult::Bench(Box::new(outcome)))
         }
+        "finetune" => serde_json::from_str(&report.report_json).map(JobResult::Finetune),
         _ => serde_json::from_str(&report.report_json).map(JobResult::Node),
     };
     read.unwrap_or_else(|error| JobResult::Unreadable(error.to_string()))

@@ -18,6 +18,8 @@ pub enum Command {
     OpenNode(usize),
     /// Begin a redeploy.
     Deploy(DeploymentKey),
+    /// Begin to teach.
+    Finetune(DeploymentKey),
     /// Begin a rollback.
     Rollback(DeploymentKey),
     /// To the rollout of a deployment.
@@ -68,6 +70,7 @@ impl Palette {
             let at = if several { format!("{} on {node}", key.name) } else { key.name.clone() };
             all.push((format!("open {at}"), Command::OpenDeployment(key.clone())));
             all.push((format!("deploy {at}"), Command::Deploy(key.clone())));
+            all.push((format!("finetune {at}"), Command::Finetune(key.clone())));
             all.push((format!("rollback {at}"), Command::Rollback(key.clone())));
             all.push((format!("rollout {at}"), Command::OpenRollout(key.clone())));
             all.push((format!("rollout pause {at}"), Command::Pause(key.clone())));

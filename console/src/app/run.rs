@@ -114,7 +114,7 @@ async fn number(node: usize, mut events: mpsc::Receiver<LinkEvent>, links: mpsc:
 
 fn ask(channels: &[Channel], intent: Intent, answers: &mpsc::Sender<Answer>, tasks: &mut JoinSet<()>) {
     let node = match &intent {
-        Intent::Act { node, .. } | Intent::ListModels { node, .. } | Intent::ListJobs { node } => *node,
+        Intent::Act { node, .. } | Intent::ListArtifacts { node, .. } | Intent::ListJobs { node } => *node,
         Intent::GetJob { key } => key.node,
         Intent::GetRollout { key } => key.node,
         Intent::Quit | Intent::Suspend => return,

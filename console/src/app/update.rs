@@ -4,8 +4,8 @@ use crossterm::event::{
 use ratatui::layout::Position;
 
 use super::action::{Action, Answer, Intent};
-use super::dialog::{DialogKind, Field, PlanState, Progress};
-use super::dialog_keys::{on_dialog_key, open_deploy, open_promote, open_rollback};
+use super::dialog::{Field, PlanState, Progress};
+use super::dialog_keys::{on_dialog_key, open_deploy, open_finetune, open_promote, open_rollback};
 use super::jobs::JobKey;
 use super::palette::{Command, Palette};
 use super::rows::{deployment_rows, node_rows};
@@ -108,6 +108,7 @@ fn on_screen_key(app: &mut App, model: &Model, key: KeyEvent) -> Vec<Intent> {
         KeyCode::Char('x') => return cancel_open_job(app),
         KeyCode::Char('r') => return with_deployment(app, model, open_rollback),
         KeyCode::Char('d') => return with_deployment(app, model, open_deploy),
+        KeyCode::Char('t') => return with_deployment(app, model, open_finetune),
         KeyCode::Enter => return open_selected(app, model),
         KeyCode::Esc if !app.filter.text().is_empty() => app.filter = TextField::default(),
         KeyCode::Esc => app.go_back(),
@@ -230,6 +231,7 @@ fn run_command(app: &mut App, model: &Model, command: Command) -> Vec<Intent> {
         Command::Help => app.overlay = Some(Overlay::Help),
         Command::Quit => return vec![Intent::Quit],
         Command::Deploy(key) => return open_deploy(app, model, key),
+        Command::Finetune(key) => return open_finetune(app, model, key),
         Command::Rollback(key) => return open_rollback(app, model, key),
         Command::OpenRollout(key) => return app.open_rollout(key),
         Command::Pause(key) => return vec![at_once(app, key.node, Action::Pause { deployment: key.name })],
@@ -290,9 +292,9 @@ fn on_mouse(app: &mut App, mouse: MouseEvent) -> Vec<Intent> {
 fn on_paste(app: &mut App, text: &str) -> Vec<Intent> {
     match &mut app.overlay {
         Some(Overlay::Dialog(dialog)) if dialog.progress == Progress::Editing => {
-            match (&mut dialog.kind, dialog.field) {
-                (DialogKind::Deploy { model, .. }, Field::Model) => {
-                    model.paste(text);
+            match (dialog.kind.choice_mut(), dialog.field) {
+                (Some((chosen, _)), Field::Choice) => {
+                    chosen.paste(text);
                     dialog.plan = PlanState::None;
                 }
                 _ => dialog.reason.paste(text),
@@ -309,6 +311,9 @@ fn on_answer(app: &mut App, answer: Answer) -> Vec<Intent> {
     if let Answer::Accepted { serial, id: Ok(id) } = &answer
         && let Some((_, node)) = app.awaited_job.take_if(|(awaited, _)| awaited == serial)
     {
+        if matches!(app.overlay, Some(Overlay::Dialog(_))) {
+            app.overlay = None;
+        }
         return app.open_job(JobKey { node, id: id.clone() });
     }
     let dialog = match &mut app.overlay {
@@ -323,17 +328,15 @@ fn on_answer(app: &mut App, answer: Answer) -> Vec<Intent> {
                     Err(error) => {
                         dialog.plan = PlanState::None;
                         dialog.error = Some(error.to_string());
-                        if matches!(error, LinkError::Wrong(_))
-                            && matches!(dialog.kind, DialogKind::Deploy { .. })
-                        {
-                            dialog.field = Field::Model;
+                        if matches!(error, LinkError::Wrong(_)) && dialog.kind.choice().is_some() {
+                            dialog.field = Field::Choice;
                         }
                     }
                 }
             }
         }
-        (Answer::Models { tags: Ok(known), .. }, Some(dialog)) => {
-            if let DialogKind::Deploy { tags, .. } = &mut dialog.kind {
+        (Answer::Tags { tags: Ok(known), .. }, Some(dialog)) => {
+            if let Some((_, tags)) = dialog.kind.choice_mut() {
                 *tags = known;
             }
         }

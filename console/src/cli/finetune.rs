@@ -28,8 +28,8 @@ pub(super) struct FinetuneArguments {
     /// it is not given.
     #[arg(long, value_name = "REF|none", default_value = "")]
     rehearsal: String,
-    /// How many of them for each example of the dataset.
-    #[arg(long, value_name = "RATIO", default_value_t = 2.0)]
+    /// How many of them for each example of the dataset; each epoch draws its own.
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
     rehearsal_ratio: f64,
     /// What is trained.
     #[arg(long, value_enum, default_value_t = Method::Lora)]

@@ -127,6 +127,10 @@ fn revision(revision: &Revision, window: &Window) -> Value {
     value["traffic_share"] = revision.traffic_share.into();
     value["model"] = revision.model.as_str().into();
     value["model_digest"] = revision.model_digest.as_str().into();
+    value["adapter"] = revision.adapter.as_str().into();
+    value["adapter_digest"] = revision.adapter_digest.as_str().into();
+    value["prompt"] = revision.prompt.as_str().into();
+    value["shares_model"] = revision.shares_model.into();
     value["in_flight"] = revision.in_flight.into();
     value["server"] = revision.server.as_ref().map_or(Value::Null, |server| {
         json!({

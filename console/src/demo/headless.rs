@@ -90,12 +90,13 @@ pub(super) async fn run(demo: Demo, time: Duration) -> Result<ExitCode> {
     let after = watcher.wait_for_score(Some(during)).await?;
 
     tokio::time::sleep(time.saturating_sub(started.elapsed())).await;
-    let Demo { agent, load, .. } = demo;
+    let Demo { agent, load, student_load, .. } = demo;
     let report = load.stop().await;
+    let of_student = student_load.stop().await;
     let drained = agent.stop().await;
     let fell = during < before;
     let recovered = (after - before).abs() <= RECOVERED_WITHIN;
-    let failed = report.failed + deployed.failed_requests + rolled_back.failed_requests;
+    let failed = report.failed + of_student.failed + deployed.failed_requests + rolled_back.failed_requests;
     let ok = failed == 0 && fell && recovered;
     let story = json!({
         "ok": ok,

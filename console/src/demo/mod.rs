@@ -21,6 +21,10 @@ use crate::theme::Theme;
 /// What the demo serves; the deployment is named as the model is.
 const DEPLOYMENT: &str = "assistant";
 const WORSE: &str = "assistant-worse";
+/// Serves a model that lacks a skill.
+const STUDENT: &str = "student";
+/// Of the traffic: what the student gets.
+const STUDENT_SHARE: f64 = 0.25;
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const CONFIG: &str = r#"
 node = "demo"
@@ -32,6 +36,13 @@ suite = "assistant-suite"
 golden_every_s = 15
 objective_ttft_p99_ms = 250
 drain_s = 30
+[[deployment]]
+name = "student"
+model = "assistant-untaught"
+suite = "assistant-suite"
+golden_every_s = 15
+objective_ttft_p99_ms = 250
+rollout = { strategy = "replace", steps = [{ share = 0.3, hold_s = 10 }] }
 "#;
 
 /// Flags of the demo.
@@ -56,6 +67,7 @@ pub struct DemoArguments {
 struct Demo {
     agent: Agent,
     load: Load,
+    student_load: Load,
     _folder: TempDir,
 }
 
@@ -75,10 +87,11 @@ pub async fn run(arguments: DemoArguments) -> Result<ExitCode> {
     app.guide = Some(guide::hint);
     let theme = Theme::detect(|name| std::env::var(name).ok(), arguments.ascii);
     let shown = crate::app::run(vec![demo.target()], theme, app).await;
-    let report = demo.load.stop().await;
+    let (report, of_student) = (demo.load.stop().await, demo.student_load.stop().await);
     demo.agent.stop().await;
     shown?;
-    println!("{} requests were answered, {} failed", report.ok, report.failed);
+    let (ok, failed) = (report.ok + of_student.ok, report.failed + of_student.failed);
+    println!("{ok} requests were answered, {failed} failed");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,8 +115,10 @@ impl Demo {
         tokio::time::timeout(READY_PATIENCE, ready)
             .await
             .map_err(|_| eyre!("the built-in model did not come up within {READY_PATIENCE:?}"))?;
-        let load = Load::start(traffic::plan(agent.http(), rate_per_s))?;
-        Ok(Self { agent, load, _folder: folder })
+        let plan = |name: &str, rate_per_s| traffic::plan(agent.http(), name, rate_per_s);
+        let load = Load::start(plan(DEPLOYMENT, rate_per_s))?;
+        let student_load = Load::start(plan(STUDENT, rate_per_s * STUDENT_SHARE))?;
+        Ok(Self { agent, load, student_load, _folder: folder })
     }
 
     fn target(&self) -> Target {

@@ -6,13 +6,11 @@ use llmdeck_load::{LoadPlan, Prompt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::DEPLOYMENT;
-
 const PROMPTS_PER_SKILL: usize = 100;
 const SEED: u64 = 11;
 
 /// What users of the built-in model ask, with the right answers; none of it was in its training.
-pub(super) fn plan(http: SocketAddr, rate_per_s: f64) -> LoadPlan {
+pub(super) fn plan(http: SocketAddr, deployment: &str, rate_per_s: f64) -> LoadPlan {
     let mut rng = StdRng::seed_from_u64(SEED);
     let prompts = Skill::ALL
         .into_iter()
@@ -24,7 +22,7 @@ pub(super) fn plan(http: SocketAddr, rate_per_s: f64) -> LoadPlan {
         .collect();
     LoadPlan {
         server: format!("http://{http}"),
-        model: DEPLOYMENT.to_owned(),
+        model: deployment.to_owned(),
         rate_per_s,
         max_in_flight: 256,
         max_tokens: 96,

@@ -2,9 +2,11 @@
 
 mod node;
 mod outcome;
+mod training;
 
 pub use node::NodeTables;
 pub use outcome::{LATENCY_TITLES, cost_words, figures, latency_rows, milliseconds};
+pub use training::{SCORE_TITLES, check_rows, score_rows};
 
 /// A title and rows of cells.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,26 +18,27 @@ const LABEL: u16 = 9;
 pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Buffer) {
     let title = match dialog.kind {
         DialogKind::Deploy { .. } => format!("Deploy {}", dialog.key.name),
+        DialogKind::Finetune { .. } => format!("Teach {}", dialog.key.name),
         DialogKind::Rollback => format!("Roll back {}", dialog.key.name),
         DialogKind::Promote => format!("Promote {}", dialog.key.name),
     };
     let mut pen = boxed(view, &title, (WIDTH, HEIGHT), area, buffer);
     let last = HEIGHT - 3;
     let mut y = 0;
-    if let DialogKind::Deploy { model, force, strategy, .. } = &dialog.kind {
-        field(
-            view,
-            &mut pen,
-            y,
-            "model",
-            model,
-            dialog.field == Field::Model && dialog.progress == Progress::Editing,
-        );
+    if let Some((chosen, _)) = dialog.kind.choice() {
+        let editing = dialog.field == Field::Choice && dialog.progress == Progress::Editing;
+        let label = if matches!(dialog.kind, DialogKind::Deploy { .. }) { "model" } else { "data" };
+        field(view, &mut pen, y, label, chosen, editing);
         y += 1;
-        if dialog.field == Field::Model && matches!(dialog.plan, PlanState::None) {
+        if dialog.field == Field::Choice && matches!(dialog.plan, PlanState::None) {
             let suggestions = dialog.suggestions().join("  ");
             pen.put(LABEL, y, &suggestions, Tone::Quiet);
         }
+        if !matches!(dialog.kind, DialogKind::Deploy { .. }) {
+            y += 1;
+        }
+    }
+    if let DialogKind::Deploy { force, strategy, .. } = &dialog.kind {
         let chosen = match strategy {
             Strategy::Unspecified => "",
             Strategy::Replace => "all at once",
@@ -58,7 +59,7 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         PlanState::Ready(plan) => y = draw_plan(&mut pen, y, plan),
     }
     y += 1;
-    if matches!(dialog.plan, PlanState::Ready(_)) || !matches!(dialog.kind, DialogKind::Deploy { .. }) {
+    if matches!(dialog.plan, PlanState::Ready(_)) || dialog.kind.choice().is_none() {
         let editing = dialog.field == Field::Reason && dialog.progress == Progress::Editing;
         field(view, &mut pen, y.min(last - 2), "reason", &dialog.reason, editing);
     }
@@ -77,6 +78,20 @@ fn field(view: &View<'_>, pen: &mut Pen<'_>, y: u16, label: &str, text: &TextFie
 }
 
 fn draw_plan(pen: &mut Pen<'_>, mut y: u16, plan: &ChangePlan) -> u16 {
+    if plan.to_revision > 0 {
+        y = draw_revisions(pen, y, plan);
+    }
+    for (index, effect) in plan.effects.iter().enumerate() {
+        pen.put(0, y, if index == 0 { "effect" } else { "" }, Tone::Quiet);
+        pen.put(LABEL, y, effect, Tone::Plain);
+        y += 1;
+    }
+    pen.put(0, y, "undo", Tone::Quiet);
+    pen.put(LABEL, y, &plan.undo, Tone::Plain);
+    y + 1
+}
+
+fn draw_revisions(pen: &mut Pen<'_>, mut y: u16, plan: &ChangePlan) -> u16 {
     let name = &plan.deployment;
     let from = revision_name(name, plan.from_revision, &plan.from_model);
     let to = revision_name(name, plan.to_revision, &plan.to_model);
@@ -88,14 +103,6 @@ fn draw_plan(pen: &mut Pen<'_>, mut y: u16, plan: &ChangePlan) -> u16 {
     if plan.standby_ready {
         pen.put(end + 2, y, "standby, ready now", Tone::Information);
     }
-    y += 1;
-    for (index, effect) in plan.effects.iter().enumerate() {
-        pen.put(0, y, if index == 0 { "effect" } else { "" }, Tone::Quiet);
-        pen.put(LABEL, y, effect, Tone::Plain);
-        y += 1;
-    }
-    pen.put(0, y, "undo", Tone::Quiet);
-    pen.put(LABEL, y, &plan.undo, Tone::Plain);
     y + 1
 }
 
@@ -105,6 +112,7 @@ fn draw_progress(view: &View<'_>, dialog: &Dialog, pen: &mut Pen<'_>, last: u16)
         Progress::Editing => match (&dialog.kind, &dialog.plan) {
             (DialogKind::Rollback, _) => "Enter roll back   Esc no",
             (DialogKind::Promote, _) => "Enter promote   Esc no",
+            (DialogKind::Finetune { .. }, PlanState::Ready(_)) => "Enter teach   Tab data   Esc no",
             (_, PlanState::Ready(_)) => "Enter deploy   Tab model   Ctrl-S strategy   Ctrl-F force   Esc no",
             _ => "Enter see what would change   Down choose   Esc no",
         },

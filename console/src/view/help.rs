@@ -5,7 +5,7 @@ use super::View;
 use super::overlay::boxed;
 use crate::theme::Tone;
 
-const KEYS: [(&str, &str); 17] = [
+const KEYS: [(&str, &str); 18] = [
     ("Enter", "open what is selected"),
     ("Esc", "back; in a dialog: no"),
     ("Up Down j k", "select, or scroll"),
@@ -13,6 +13,7 @@ const KEYS: [(&str, &str); 17] = [
     ("Tab", "deployments or nodes; the next field of a dialog"),
     ("r", "roll back: shows what will change, then asks"),
     ("d", "deploy another model: shows what will change, then asks"),
+    ("t", "teach its model what is in a dataset: checks the data first"),
     ("v", "a deployment's rollout; there p holds it, P promotes, x ends it"),
     ("/", "filter by name; Esc shows all again"),
     (":", "any command by name"),

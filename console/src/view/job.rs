@@ -1,6 +1,6 @@
 //! One job: how far it is, what it sees while it runs, and what it came to.
 
-use llmdeck_proto::v1::BenchPoint;
+use llmdeck_proto::v1::{BenchPoint, JobReport};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -9,7 +9,9 @@ use super::format::{age, percent};
 use super::jobs::{subject, tone_of};
 use super::pen::{Pen, width};
 use crate::app::{JobKey, JobResult, OpenJob};
-use crate::report::{LATENCY_TITLES, NodeTables, Table, figures, latency_rows};
+use crate::report::{
+    LATENCY_TITLES, NodeTables, SCORE_TITLES, Table, check_rows, figures, latency_rows, score_rows,
+};
 use crate::theme::Tone;
 use crate::widget::sparkline;
 
@@ -25,6 +27,8 @@ enum Line {
     Rule(String),
     Figure(String, String),
     Past(&'static str, Vec<Option<f64>>, String),
+    /// From the beginning on, however long that is.
+    Curve(&'static str, Vec<Option<f64>>, String),
     Cells(Vec<(u16, String)>, Tone),
     Text(String, Tone),
 }
@@ -72,6 +76,7 @@ fn head(view: &View<'_>, open: &OpenJob, pen: &mut Pen<'_>) {
 
 fn lines(open: &OpenJob) -> Vec<Line> {
     let mut lines = past(&open.report.points);
+    lines.extend(training(&open.report));
     match &open.result {
         JobResult::None => {}
         JobResult::Bench(outcome) => {
@@ -93,12 +98,83 @@ fn lines(open: &OpenJob) -> Vec<Line> {
                 lines.extend(table(&columns, &rows));
             }
         }
+        JobResult::Finetune(report) => {
+            lines.push(Line::Rule("Scores, the same prompts before and after".into()));
+            lines.extend(table(&SCORE_TITLES, &score_rows(report)));
+            lines.extend([Line::Blank, Line::Rule("The data".into())]);
+            for (row, is_bad) in check_rows(report) {
+                lines.push(Line::Text(row, if is_bad { Tone::Warning } else { Tone::Plain }));
+            }
+            lines.push(Line::Blank);
+        }
         JobResult::Unreadable(why) => {
             let text = format!("the report cannot be read ({why}); is the agent newer than this console?");
             lines.push(Line::Text(text, Tone::Bad));
         }
     }
+    if !open.report.log.is_empty() {
+        lines.push(Line::Rule("Log, newest first".into()));
+        lines.extend(open.report.log.iter().rev().map(|line| Line::Text(line.clone(), Tone::Quiet)));
+    }
     lines
+}
+
+/// How a training goes: its losses from the first step on, and how long it may still take.
+fn training(report: &JobReport) -> Vec<Line> {
+    let points = &report.training;
+    let Some(last) = points.last() else { return Vec::new() };
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3}"));
+    let held_out = points.iter().rev().find_map(|point| point.held_out_loss);
+    let before = |index: usize| {
+        if index == 0 { (0.0, 0) } else { (points[index - 1].elapsed_s, points[index - 1].tokens) }
+    };
+    let speeds: Vec<Option<f64>> = points
+        .iter()
+        .enumerate()
+        .map(|(index, point)| {
+            let (elapsed_s, tokens) = before(index);
+            let tokens = point.tokens.saturating_sub(tokens) as f64;
+            (point.elapsed_s > elapsed_s).then(|| tokens / (point.elapsed_s - elapsed_s))
+        })
+        .collect();
+    let speed = last.tokens as f64 / last.elapsed_s.max(1e-9);
+    let mut lines = vec![
+        Line::Rule(format!("Training, step {} of {}", last.step, last.steps)),
+        Line::Curve("loss", points.iter().map(|point| Some(point.loss)).collect(), number(Some(last.loss))),
+        Line::Curve("held out", points.iter().map(|point| point.held_out_loss).collect(), number(held_out)),
+        Line::Curve("tokens/s", speeds, format!("{speed:.0}")),
+    ];
+    if let (Some(least), Some(most)) = (report.remaining_least_s, report.remaining_most_s) {
+        lines.push(Line::Figure("to go".into(), format!("{least:.0} to {most:.0} s, 95 % of the time")));
+    }
+    lines.push(Line::Blank);
+    lines
+}
+
+/// As many values as there is room for, each the mean of its share.
+fn resampled(values: &[Option<f64>], room: usize) -> Vec<Option<f64>> {
+    if values.len() <= room {
+        // What is known now and then is drawn through.
+        let mut last = None;
+        return values
+            .iter()
+            .map(|value| {
+                last = value.or(last);
+                last
+            })
+            .collect();
+    }
+    let mut last = None;
+    (0..room)
+        .map(|index| {
+            let share = &values[index * values.len() / room..(index + 1) * values.len() / room];
+            let known: Vec<f64> = share.iter().flatten().copied().collect();
+            if !known.is_empty() {
+                last = Some(known.iter().sum::<f64>() / known.len() as f64);
+            }
+            last
+        })
+        .collect()
 }
 
 /// What a bench sees, second by second.
@@ -162,6 +238,13 @@ fn draw_line(view: &View<'_>, line: &Line, y: u16, pen: &mut Pen<'_>) {
             let room = usize::from(pen.area.width.saturating_sub(TEXT + 3)).min(MOST_PAST);
             let shown = &values[values.len().saturating_sub(room)..];
             pen.put(TEXT + 2, y, &sparkline(shown, room, None, &view.theme.symbols), Tone::Plain);
+        }
+        Line::Curve(label, values, last) => {
+            pen.put(LABEL, y, label, Tone::Quiet);
+            pen.put_right(TEXT, y, last, Tone::Plain);
+            let room = usize::from(pen.area.width.saturating_sub(TEXT + 3)).min(MOST_PAST);
+            let shown = resampled(values, room);
+            pen.put(TEXT + 2, y, &sparkline(&shown, shown.len(), None, &view.theme.symbols), Tone::Plain);
         }
         Line::Cells(cells, tone) => {
             for (x, text) in cells {

@@ -21,7 +21,7 @@ pub(super) fn draw(view: &View<'_>, area: Rect, buffer: &mut Buffer, hits: &mut 
     let rows = view.app.jobs.rows();
     pen.rule(0, &format!("Jobs, newest first ({})", rows.len()));
     if rows.is_empty() {
-        pen.put(1, 1, "no job yet; : and bench or evaluate begins one", Tone::Quiet);
+        pen.put(1, 1, "no job yet; : and bench, evaluate or finetune begins one", Tone::Quiet);
         return;
     }
     pen.titles(1, &COLUMNS);
@@ -59,7 +59,7 @@ pub(super) fn subject(view: &View<'_>, key: &JobKey, job: &JobSummary) -> String
 pub(super) fn tone_of(job: &JobSummary) -> Tone {
     match job.state.as_str() {
         "failed" => Tone::Bad,
-        "cancelled" => Tone::Warning,
+        "cancelled" | "paused" => Tone::Warning,
         "running" => Tone::Information,
         _ => Tone::Plain,
     }

@@ -135,6 +135,26 @@ pub fn cross_entropy(logits: &mut [f32], target: usize, weight: f32) -> f32 {
     loss
 }
 
+/// The same against probabilities of every token that should follow: what a model says that is to be kept (Hinton, Vinyals and
+/// Dean 2015).
+pub fn soft_cross_entropy(logits: &mut [f32], target: &[f32], weight: f32) -> f32 {
+    let normalizer = summarize_logits(logits).log_normalizer;
+    // The probabilities add up to one.
+    let loss = normalizer - dot(logits, target);
+    to_gradient(logits, normalizer, weight);
+    subtract_scaled(logits, target, weight);
+    loss
+}
+
+compiled_for_each_isa! {
+    fn subtract_scaled(x: &mut [f32], y: &[f32], factor: f32) => subtract_scaled_plain
+}
+
+#[inline(always)]
+fn subtract_scaled_plain(x: &mut [f32], y: &[f32], factor: f32) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x -= factor * y);
+}
+
 compiled_for_each_isa! {
     fn to_gradient(logits: &mut [f32], log_normalizer: f32, weight: f32) => to_gradient_plain
 }
@@ -147,7 +167,8 @@ fn to_gradient_plain(logits: &mut [f32], log_normalizer: f32, weight: f32) {
 #[cfg(test)]
 mod tests {
     use super::{
-        cross_entropy, gelu_gate_backward, rms_norm_backward, silu_gate_backward, softmax, softmax_backward,
+        cross_entropy, gelu_gate_backward, rms_norm_backward, silu_gate_backward, soft_cross_entropy,
+        softmax, softmax_backward,
     };
     use crate::elementwise::{gelu_gate, rms_norm, silu_gate};
 
@@ -219,6 +240,10 @@ mod tests {
             let mut gradient = x.clone();
             cross_entropy(&mut gradient, 1, 0.25);
             agree("cross entropy", &gradient, &entropy, &x);
+            let soft = |x: &[f32]| f64::from(soft_cross_entropy(&mut x.to_vec(), &probabilities, 1.0)) * 0.25;
+            let mut gradient = dy.clone();
+            soft_cross_entropy(&mut gradient, &probabilities, 0.25);
+            agree("soft cross entropy", &gradient, &soft, &dy);
         }
     }
 }

@@ -61,7 +61,7 @@ impl<'a> Heads<'a> {
         scores.resize(queries.len() * keys.len(), 0.0);
         let out = ViewMut::new(scores, queries.len(), keys.len(), keys.len());
         let rows =
-            |numbers, range: &Range<usize>| View::new(&part(numbers, range, dim)[..], range.len(), dim, dim);
+            |numbers, range: &Range<usize>| View::new(part(numbers, range, dim), range.len(), dim, dim);
         multiply(out, Into::Replace, 1.0, rows(q, queries), rows(k, &keys).transposed());
         for (query, row) in queries.clone().zip(scores.chunks_exact_mut(keys.len())) {
             let seen = self.keys(&(query..query + 1));
@@ -124,14 +124,13 @@ pub(crate) fn attend_backward(
     gradients.q.resize(of_queries, 0.0);
     // Query heads that share keys run beside each other; what they say of them is added up behind.
     let (mut d_k, mut d_v) = (vec![0.0; of_queries], vec![0.0; of_queries]);
-    let mut parts: Vec<(usize, &mut [f32], &mut [f32], &mut [f32])> = heads
+    let mut parts: Vec<_> = heads
         .split(gradients.q)
         .into_iter()
         .zip(heads.split(&mut d_k).into_iter().zip(heads.split(&mut d_v)))
         .enumerate()
-        .map(|(index, (d_q, (d_k, d_v)))| (index, d_q, d_k, d_v))
         .collect();
-    pool.run_each(&mut parts, |(index, d_q, d_k, d_v)| {
+    pool.run_each(&mut parts, |(index, (d_q, (d_k, d_v)))| {
         let (head, sample) = heads.place(*index);
         let q = heads.head(q, head, sample);
         let (k, v) = (heads.head(k, head / group, sample), heads.head(v, head / group, sample));

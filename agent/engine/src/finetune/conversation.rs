@@ -59,7 +59,7 @@ pub fn conversation(model: &Model, turns: &[Turn]) -> Result<Sample, String> {
     }
     let end = sample_weights.last().map_or(tokens.len(), |(span, _)| span.end);
     tokens.truncate(end);
-    let mut sample = Sample::new(tokens, &[], 0.0);
+    let mut sample = Sample::new(tokens, 0..0, 0.0);
     for (span, weight) in sample_weights {
         sample.weights[span].fill(weight);
     }
@@ -120,5 +120,5 @@ pub fn plain_text(model: &Model, text: &str, weight: f32) -> Result<Sample, Stri
         return Err("the text is empty".into());
     }
     let all = 0..tokens.len();
-    Ok(Sample::new(tokens, &[all], weight))
+    Ok(Sample::new(tokens, all, weight))
 }

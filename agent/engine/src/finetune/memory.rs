@@ -7,6 +7,30 @@ use crate::description::DecoderDescription;
 /// to.
 const COPIES: usize = 9;
 
+/// What layers may keep together where the settings do not say, in bytes.
+const MOST_KEPT_BYTES: usize = 1 << 30;
+
+/// Numbers that a layer keeps of a token, as `layer.rs` has them.
+fn kept_a_token(description: &DecoderDescription, settings: &TrainingSettings) -> usize {
+    let heads = description.heads * description.head_dim;
+    let kv = description.kv_heads * description.head_dim;
+    let low = Linear::ALL.len() * settings.rank;
+    6 * description.width + 2 * (heads + 2 * kv) + 2 * heads + 3 * description.ffn_width + low
+}
+
+/// Whether layers are computed twice rather than kept.
+pub(super) fn checkpointing(
+    description: &DecoderDescription,
+    settings: &TrainingSettings,
+    longest_tokens: usize,
+) -> bool {
+    settings.activation_checkpointing.unwrap_or_else(|| {
+        let tokens = settings.max_batch_tokens.max(longest_tokens);
+        let numbers = kept_a_token(description, settings) * description.layers * tokens;
+        numbers * size_of::<f32>() > MOST_KEPT_BYTES
+    })
+}
+
 /// Memory that training takes beside the model, in bytes, where the longest sample has so many tokens. What a pass allocates for
 /// a moment is counted with its largest part.
 pub fn memory_bytes(
@@ -26,10 +50,10 @@ pub fn memory_bytes(
         })
         .sum();
     let tokens = settings.max_batch_tokens.max(longest_tokens);
-    // As `layer.rs` has them: what a layer keeps of a token, and what its way back has beside that.
-    let kept = 6 * width + 2 * (heads + 2 * kv) + 2 * heads + 3 * ffn + Linear::ALL.len() * settings.rank;
+    let kept = kept_a_token(description, settings);
+    // What the way back has beside that.
     let backward = 3 * width + 3 * ffn + 3 * heads + 2 * (heads + 2 * kv);
-    let tapes = if settings.activation_checkpointing { 1 } else { description.layers };
+    let tapes = if checkpointing(description, settings, longest_tokens) { 1 } else { description.layers };
     let a_token = kept * tapes + backward + (description.layers + 2) * width;
     let logits = (tokens * description.vocabulary).min(MOST_LOGITS.max(description.vocabulary));
     let numbers = COPIES * trained * description.layers + tokens * a_token + logits;

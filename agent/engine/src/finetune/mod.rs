@@ -23,6 +23,6 @@ mod tests;
 pub use conversation::{Turn, conversation, plain_text};
 pub use memory::memory_bytes;
 pub use network::Loss;
-pub use run::{FineTune, StepReport};
+pub use run::{FineTune, StepReport, TrainingData};
 pub use sample::Sample;
 pub use settings::{Schedule, TrainingSettings};

@@ -59,6 +59,11 @@ impl Parameters {
         Self { slots, values }
     }
 
+    /// None: the model as it is.
+    pub(crate) fn nothing() -> Self {
+        Self { slots: Vec::new(), values: Vec::new() }
+    }
+
     /// As an adapter.
     pub(crate) fn weights(&self, settings: &LoraSettings) -> AdapterWeights {
         let matrices: BTreeMap<_, _> =

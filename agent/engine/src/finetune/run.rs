@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::dropout::{Dropout, mix};
 use super::linear::{Pass, gains};
+use super::memory::checkpointing;
 use super::network::{Gradients, Loss, Workspace, run};
 use super::parameters::Parameters;
 use super::sample::Sample;
@@ -42,8 +43,13 @@ pub struct FineTune {
     pool: Arc<Pool>,
     settings: TrainingSettings,
     lora: LoraSettings,
+    /// What is learned, and behind it what is rehearsed.
     samples: Vec<Sample>,
+    learned: usize,
+    rehearsed_an_epoch: usize,
     held_out: Vec<Sample>,
+    /// Whether layers are computed twice.
+    checkpointing: bool,
     fingerprint: String,
     parameters: Parameters,
     state: State,
@@ -51,6 +57,19 @@ pub struct FineTune {
     last_good: State,
     gradients: Vec<f32>,
     workspace: Workspace,
+}
+
+/// What a run is made of.
+#[derive(Clone, Debug, Default)]
+pub struct TrainingData {
+    /// Seen once in every epoch.
+    pub samples: Vec<Sample>,
+    /// What the model can do already.
+    pub rehearsal: Vec<Sample>,
+    /// How many of the rehearsal are mixed into an epoch; each epoch draws its own.
+    pub rehearsed_an_epoch: usize,
+    /// Never learned; says which step was best.
+    pub held_out: Vec<Sample>,
 }
 
 /// What a step did.
@@ -82,16 +101,20 @@ impl FineTune {
     pub fn new(
         model: Arc<Model>,
         pool: Arc<Pool>,
-        samples: Vec<Sample>,
-        held_out: Vec<Sample>,
+        data: TrainingData,
         settings: TrainingSettings,
     ) -> Result<Self, String> {
         settings.validate()?;
         let lora = settings.lora()?;
         let description = model.decoder.description();
+        let settings = settings.resolved(description.width, data.samples.len());
+        let TrainingData { mut samples, rehearsal, rehearsed_an_epoch, held_out } = data;
         if samples.is_empty() {
             return Err("there is nothing to learn from".into());
         }
+        let learned = samples.len();
+        let rehearsed_an_epoch = rehearsed_an_epoch.min(rehearsal.len());
+        samples.extend(rehearsal.into_iter().map(Sample::as_rehearsal));
         for sample in samples.iter().chain(&held_out) {
             let fits = (2..=settings.max_tokens.min(description.context)).contains(&sample.tokens.len());
             let known = sample.tokens.iter().all(|token| (*token as usize) < description.vocabulary);
@@ -101,7 +124,10 @@ impl FineTune {
                 );
             }
         }
-        let fingerprint = fingerprint(&model, &samples, &held_out, &settings);
+        let longest = samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+        let checkpointing = checkpointing(description, &settings, longest);
+        let counts = [learned, rehearsed_an_epoch];
+        let fingerprint = fingerprint(&model, counts, &samples, &held_out, &settings);
         let parameters = Parameters::new(&model, &pool, &lora, settings.seed);
         let count = parameters.values.len();
         let state = State {
@@ -117,7 +143,10 @@ impl FineTune {
             settings,
             lora,
             samples,
+            learned,
+            rehearsed_an_epoch,
             held_out,
+            checkpointing,
             fingerprint,
             parameters,
             last_good: state.clone(),
@@ -155,7 +184,7 @@ impl FineTune {
 
     /// Steps in all, unless it stops early.
     pub fn steps(&self) -> usize {
-        self.steps_an_epoch() * self.settings.epochs
+        self.steps_an_epoch() * self.settings.epochs.unwrap_or(1)
     }
 
     /// Steps that were taken.
@@ -189,7 +218,7 @@ impl FineTune {
     }
 
     fn steps_an_epoch(&self) -> usize {
-        self.samples.len().div_ceil(self.settings.batch_size)
+        (self.learned + self.rehearsed_an_epoch).div_ceil(self.settings.batch_size)
     }
 
     /// What was learned: at the best evaluation where there was one, or now.
@@ -304,8 +333,11 @@ impl FineTune {
 
     /// The order of the samples in an epoch.
     fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.samples.len()).collect();
-        order.shuffle(&mut StdRng::seed_from_u64(mix(self.settings.seed ^ mix(epoch as u64))));
+        let mut rng = StdRng::seed_from_u64(mix(self.settings.seed ^ mix(epoch as u64)));
+        let mut rehearsal: Vec<usize> = (self.learned..self.samples.len()).collect();
+        let (drawn, _) = rehearsal.partial_shuffle(&mut rng, self.rehearsed_an_epoch);
+        let mut order: Vec<usize> = (0..self.learned).chain(drawn.iter().copied()).collect();
+        order.shuffle(&mut rng);
         order
     }
 
@@ -315,7 +347,7 @@ impl FineTune {
         let gains = gains(&self.model, &self.pool, &self.parameters, &self.lora);
         let mut samples: Vec<&Sample> = batch.iter().map(|index| &self.samples[*index]).collect();
         // Samples of like length share a pass.
-        samples.sort_by_key(|sample| sample.tokens.len());
+        samples.sort_by_key(|sample| (sample.rehearsed, sample.tokens.len()));
         let weight: f64 = samples.iter().map(|sample| sample.weight()).sum();
         let (mut loss, mut tokens) = (Loss::default(), 0);
         for (index, samples) in passes(&samples, self.settings.max_batch_tokens).into_iter().enumerate() {
@@ -333,7 +365,7 @@ impl FineTune {
             let gradients = Gradients {
                 sums: &mut self.gradients,
                 scale: (1.0 / weight) as f32,
-                checkpointing: self.settings.activation_checkpointing,
+                checkpointing: self.checkpointing,
             };
             loss += run(&pass, samples, &mut self.workspace, Some(gradients));
             tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
@@ -389,18 +421,20 @@ fn passes<'a, 's>(samples: &'a [&'s Sample], most_tokens: usize) -> Vec<&'a [&'s
 /// Names everything that a run follows from.
 fn fingerprint(
     model: &Model,
+    counts: [usize; 2],
     samples: &[Sample],
     held_out: &[Sample],
     settings: &TrainingSettings,
 ) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{:?} {settings:?}", model.decoder.description()));
+    hash.update(format!("{:?} {settings:?} {counts:?}", model.decoder.description()));
     for samples in [samples, held_out] {
         hash.update((samples.len() as u64).to_le_bytes());
         for sample in samples {
             hash.update((sample.tokens.len() as u64).to_le_bytes());
             sample.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
             sample.weights.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+            hash.update([u8::from(sample.rehearsed)]);
         }
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

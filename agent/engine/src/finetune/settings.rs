@@ -31,16 +31,17 @@ pub struct TrainingSettings {
     pub use_rslora: bool,
     /// Train magnitudes beside directions (Liu et al. 2024).
     pub use_dora: bool,
-    /// Times that every example is seen.
-    pub epochs: usize,
+    /// Times that every example is seen; where it is absent, so often that a few thousand are seen in all, 2 to 10 times.
+    pub epochs: Option<usize>,
     /// Examples to a step.
     pub batch_size: usize,
     /// Most tokens that are computed at once; more examples of a step come after each other, and their gradients are added up.
     pub max_batch_tokens: usize,
     /// Longest example, in tokens.
     pub max_tokens: usize,
-    /// At its peak.
-    pub learning_rate: f64,
+    /// At its peak; where it is absent, by the width of the model: `5e-4 (2000 / width)^0.78` (Schulman et al. 2025, LoRA Without
+    /// Regret).
+    pub learning_rate: Option<f64>,
     /// How many times faster `B` learns than `A` (LoRA+, Hayou et al. 2024).
     pub loraplus_lr_ratio: f64,
     /// What the rate does behind its warm-up.
@@ -57,8 +58,9 @@ pub struct TrainingSettings {
     pub early_stopping_patience: usize,
     /// Evaluations in an epoch.
     pub evaluations_per_epoch: usize,
-    /// Compute layers twice rather than keep what they computed: a fraction of the memory for a third more time.
-    pub activation_checkpointing: bool,
+    /// Compute layers twice rather than keep what they computed: a fraction of the memory for a third more time. Where what
+    /// would be kept takes more than a GiB, unless it is set.
+    pub activation_checkpointing: Option<bool>,
     /// Of the order of examples, of what is left out, and of where the thin matrices begin.
     pub seed: u64,
 }
@@ -66,17 +68,17 @@ pub struct TrainingSettings {
 impl Default for TrainingSettings {
     fn default() -> Self {
         Self {
-            rank: 16,
-            alpha: 32.0,
+            rank: 32,
+            alpha: 64.0,
             dropout: 0.0,
             target_modules: Linear::ALL.map(|linear| linear.peft_name().to_owned()).to_vec(),
             use_rslora: false,
             use_dora: false,
-            epochs: 3,
+            epochs: None,
             batch_size: 16,
             max_batch_tokens: 2_048,
             max_tokens: 2_048,
-            learning_rate: 5e-4,
+            learning_rate: None,
             loraplus_lr_ratio: 1.0,
             schedule: Schedule::default(),
             warmup_ratio: 0.05,
@@ -85,13 +87,24 @@ impl Default for TrainingSettings {
             held_out: 0.1,
             early_stopping_patience: 0,
             evaluations_per_epoch: 2,
-            activation_checkpointing: true,
+            activation_checkpointing: None,
             seed: 0,
         }
     }
 }
 
+/// Examples that are seen in all where nobody says how often.
+const EXAMPLES_SEEN: usize = 6_000;
+
 impl TrainingSettings {
+    /// The same with everything said that was left to the model and to how much there is to learn.
+    #[must_use]
+    pub fn resolved(&self, width: usize, examples: usize) -> Self {
+        let epochs = self.epochs.unwrap_or_else(|| (EXAMPLES_SEEN / examples.max(1)).clamp(2, 10));
+        let rate = self.learning_rate.unwrap_or_else(|| 5e-4 * (2_000.0 / width as f64).powf(0.78));
+        Self { epochs: Some(epochs), learning_rate: Some(rate), ..self.clone() }
+    }
+
     /// The adapter's shape.
     ///
     /// # Errors
@@ -124,7 +137,7 @@ impl TrainingSettings {
     pub fn validate(&self) -> Result<(), String> {
         self.lora()?;
         let counts = [
-            ("epochs", self.epochs, 1, 10_000),
+            ("epochs", self.epochs.unwrap_or(1), 1, 10_000),
             ("batch_size", self.batch_size, 1, 1 << 16),
             ("max_batch_tokens", self.max_batch_tokens, 16, 1 << 22),
             ("max_tokens", self.max_tokens, 2, 1 << 22),
@@ -136,7 +149,7 @@ impl TrainingSettings {
             }
         }
         let numbers = [
-            ("learning_rate", self.learning_rate, f64::MIN_POSITIVE, 10.0),
+            ("learning_rate", self.learning_rate.unwrap_or(1e-3), f64::MIN_POSITIVE, 10.0),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio, f64::MIN_POSITIVE, 1e3),
             ("warmup_ratio", self.warmup_ratio, 0.0, 1.0),
             ("weight_decay", self.weight_decay, 0.0, 10.0),
@@ -155,17 +168,17 @@ impl TrainingSettings {
 
     /// The rate at a step of so many.
     pub fn rate(&self, step: usize, steps: usize) -> f64 {
+        let peak = self.learning_rate.unwrap_or(0.0);
         let warmup = (self.warmup_ratio * steps as f64).ceil() as usize;
         if step < warmup {
-            return self.learning_rate * (step + 1) as f64 / warmup as f64;
+            return peak * (step + 1) as f64 / warmup as f64;
         }
         let progress = (step - warmup) as f64 / (steps - warmup).max(1) as f64;
-        self.learning_rate
-            * match self.schedule {
-                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
-                Schedule::Linear => 1.0 - progress,
-                Schedule::Constant => 1.0,
-            }
+        peak * match self.schedule {
+            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            Schedule::Linear => 1.0 - progress,
+            Schedule::Constant => 1.0,
+        }
     }
 }
 
@@ -182,7 +195,7 @@ mod tests {
         assert!(reason.contains("rank is 0") && reason.contains("1 to 1024"), "{reason}");
         let reason = bad(TrainingSettings { target_modules: vec!["embed".into()], ..ok.clone() });
         assert!(reason.contains("embed") && reason.contains("q_proj"), "{reason}");
-        let reason = bad(TrainingSettings { learning_rate: f64::NAN, ..ok.clone() });
+        let reason = bad(TrainingSettings { learning_rate: Some(f64::NAN), ..ok.clone() });
         assert!(reason.contains("learning_rate is NaN"), "{reason}");
         assert!(bad(TrainingSettings { use_dora: true, dropout: 0.1, ..ok }).contains("DoRA"));
     }
@@ -190,8 +203,12 @@ mod tests {
     #[test]
     fn the_rate_rises_and_falls() {
         for schedule in [Schedule::Cosine, Schedule::Linear] {
-            let settings =
-                TrainingSettings { schedule, warmup_ratio: 0.1, learning_rate: 1.0, ..Default::default() };
+            let settings = TrainingSettings {
+                schedule,
+                warmup_ratio: 0.1,
+                learning_rate: Some(1.0),
+                ..Default::default()
+            };
             let rates: Vec<f64> = (0..100).map(|step| settings.rate(step, 100)).collect();
             assert!((rates[9] - 1.0).abs() < 1e-9 && rates[0] < rates[5] && rates[99] < 0.02, "{rates:?}");
             assert!(rates[10..].windows(2).all(|pair| pair[1] <= pair[0]));

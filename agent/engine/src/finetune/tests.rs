@@ -9,7 +9,7 @@ use super::dropout::Dropout;
 use super::linear::{Pass, gains};
 use super::network::{Gradients, Loss, Workspace, run};
 use super::parameters::Parameters;
-use super::{FineTune, Sample, TrainingSettings};
+use super::{FineTune, Sample, TrainingData, TrainingSettings};
 use crate::adapter::{Adapter, AdapterWeights};
 use crate::model::Model;
 use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
@@ -37,7 +37,9 @@ fn samples(count: usize, seed: u64) -> Vec<Sample> {
             // Long enough to cross a local window and a tile of queries.
             let length = [9, 30, 2, 80][index % 4];
             let tokens: Vec<u32> = (0..length).map(|_| rng.random_range(0..100)).collect();
-            Sample::new(tokens, &[length / 2..length], if index % 3 == 2 { 0.5 } else { 1.0 })
+            let weight = if index % 3 == 2 { 0.5 } else { 1.0 };
+            let sample = Sample::new(tokens, length / 2..length, weight);
+            if index % 2 == 1 { sample.as_rehearsal() } else { sample }
         })
         .collect()
 }
@@ -74,7 +76,7 @@ impl Trained<'_> {
             gains: self.gains.unwrap_or(&own),
         };
         let all: Vec<&Sample> = samples.iter().collect();
-        let checkpointing = self.settings.activation_checkpointing;
+        let checkpointing = self.settings.activation_checkpointing.unwrap_or(true);
         let gradients = gradients.map(|sums| Gradients { sums, scale: 1.0, checkpointing });
         run(&pass, &all, &mut Workspace::default(), gradients)
     }
@@ -84,7 +86,7 @@ fn variants() -> Vec<TrainingSettings> {
     let plain = TrainingSettings { rank: 3, alpha: 6.0, ..TrainingSettings::default() };
     let some = vec!["k_proj".to_owned(), "down_proj".to_owned()];
     vec![
-        TrainingSettings { activation_checkpointing: false, ..plain.clone() },
+        TrainingSettings { activation_checkpointing: Some(false), ..plain.clone() },
         TrainingSettings { dropout: 0.2, target_modules: some, use_rslora: true, ..plain.clone() },
         TrainingSettings { use_dora: true, ..plain },
     ]
@@ -162,6 +164,7 @@ fn what_was_trained_is_what_is_served() {
             assert_eq!(read, weights);
             let adapter = Arc::new(Adapter::load(folder.path(), &model).unwrap());
             for sample in samples(4, 2) {
+                let sample = Sample { rehearsed: false, ..sample };
                 let inputs = sample.tokens.len() - 1;
                 let mut session = Session::new(&model, inputs).unwrap().with_adapter(&adapter);
                 let logits = session.all(&sample.tokens[..inputs]).unwrap();
@@ -182,17 +185,23 @@ fn what_was_trained_is_what_is_served() {
 
 fn finetune(threads: usize, model: &Arc<Model>, settings: TrainingSettings) -> FineTune {
     let pool = Arc::new(Pool::new(threads).unwrap());
-    FineTune::new(Arc::clone(model), pool, samples(12, 7), samples(4, 8), settings).unwrap()
+    let data = TrainingData {
+        samples: samples(9, 7),
+        rehearsal: samples(8, 9),
+        rehearsed_an_epoch: 3,
+        held_out: samples(4, 8),
+    };
+    FineTune::new(Arc::clone(model), pool, data, settings).unwrap()
 }
 
 fn quick() -> TrainingSettings {
     TrainingSettings {
         rank: 4,
-        epochs: 8,
+        epochs: Some(8),
         batch_size: 3,
         max_batch_tokens: 60,
         dropout: 0.1,
-        learning_rate: 5e-3,
+        learning_rate: Some(5e-3),
         ..TrainingSettings::default()
     }
 }
@@ -241,7 +250,7 @@ fn a_state_of_other_data_is_refused_and_a_torn_one_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.safetensors");
     finetune(1, &model, quick()).save(&path).unwrap();
-    let other = TrainingSettings { learning_rate: 1e-4, ..quick() };
+    let other = TrainingSettings { learning_rate: Some(1e-4), ..quick() };
     let reason = finetune(1, &model, other).restore(&path).unwrap_err().to_string();
     assert!(reason.contains("other data, settings or base model"), "{reason}");
     let bytes = std::fs::read(&path).unwrap();

@@ -138,7 +138,7 @@ fn report(job: &JobHandle, spec: &Spec, trained: &Trained, comparison: &Comparis
         "suite": spec.suite.as_ref().map(part),
         "examples": trained.prepared.examples,
         "rehearsed": trained.prepared.rehearsed,
-        "settings": spec.settings,
+        "settings": trained.prepared.settings,
         "training": trained.facts,
         "data": trained.prepared.report,
         "score_before": comparison.task.map(|task| task.before),

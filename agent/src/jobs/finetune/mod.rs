@@ -219,7 +219,7 @@ impl Finetunes {
         let suite = self.suite_of(spec)?;
         let base = Backend::Engine(variant.without_changes());
         let before = compare::score(job, "before", &base, &prepared.task, suite.as_ref()).await?;
-        let trained = self.train(job, spec, &variant, prepared, &deployment, &folder).await?;
+        let trained = self.train(job, &variant, prepared, &deployment, &folder).await?;
         let adapted = Backend::Engine(variant.with_adapter(Arc::clone(&trained.adapter)));
         let after = compare::score(job, "after", &adapted, &trained.prepared.task, suite.as_ref()).await?;
         self.finish(job, spec, &trained, &before, &after, &folder).await

@@ -6,7 +6,9 @@ use llmdeck_engine::finetune::{TrainingSettings, memory_bytes};
 
 /// Memory that a training takes beside the model, in bytes.
 pub(super) fn memory(variant: &Variant, settings: &TrainingSettings, prepared: &Prepared) -> u64 {
-    let longest = prepared.samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+    let data = &prepared.data;
+    let all = data.samples.iter().chain(&data.rehearsal);
+    let longest = all.map(|sample| sample.tokens.len()).max().unwrap_or(0);
     memory_bytes(variant.model().decoder.description(), settings, longest)
 }
 
@@ -25,7 +27,8 @@ pub(super) fn check_memory(needed: u64) -> Result<(), FinetuneError> {
 
 /// What will happen, in the words that the operator is asked to confirm.
 pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed: u64) -> Vec<String> {
-    let settings = &spec.settings;
+    let settings = &prepared.settings;
+    let epochs = settings.epochs.unwrap_or(1);
     let mut lines = vec![format!(
         "trains an adapter for {} on {} examples of {}",
         spec.base.reference, prepared.examples, spec.dataset.reference
@@ -33,17 +36,20 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
     if prepared.rehearsed > 0 {
         let names: Vec<&str> = spec.rehearsal.iter().map(|part| part.reference.as_str()).collect();
         let names = names.join(", ");
-        lines.push(format!("with {} of {names}, so that what it can do stays", prepared.rehearsed));
+        lines.push(format!(
+            "with {} of {names} in each epoch, so that what it can do stays",
+            prepared.rehearsed
+        ));
     } else {
         lines.push("without rehearsal: skills that are not in the data may be lost".into());
     }
-    let steps = prepared.samples.len().div_ceil(settings.batch_size) * settings.epochs;
+    let steps = (prepared.examples + prepared.rehearsed).div_ceil(settings.batch_size) * epochs;
     let method = if settings.use_dora { "DoRA" } else { "LoRA" };
     lines.push(format!(
         "{method} of rank {} in {steps} steps, {} tokens, {} held out",
         settings.rank,
-        prepared.tokens * settings.epochs,
-        prepared.held_out.len()
+        prepared.tokens * epochs,
+        prepared.data.held_out.len()
     ));
     lines.push(format!("shares the model that serves; takes {} MiB beside it", needed.div_ceil(1 << 20)));
     if variant.adapter().is_some() {

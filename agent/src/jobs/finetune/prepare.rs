@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llmdeck_datasets::{Body, CheckKind, Dataset, Example, Report, Role, Rule, Suites, check};
 use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::chat_template::Message;
-use llmdeck_engine::finetune::{Sample, Turn, conversation, plain_text};
+use llmdeck_engine::finetune::{Sample, TrainingData, TrainingSettings, Turn, conversation, plain_text};
 use llmdeck_engine::model::Model;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -23,14 +23,17 @@ const MOST_TASK_TOKENS: usize = 256;
 
 /// Data that is ready to be trained on.
 pub(super) struct Prepared {
-    pub(super) samples: Vec<Sample>,
-    pub(super) held_out: Vec<Sample>,
+    pub(super) data: TrainingData,
+    /// With everything said.
+    pub(super) settings: TrainingSettings,
     /// Held-out examples as questions with one right answer; nothing where they have none.
     pub(super) task: Suite,
     pub(super) report: Report,
     /// Of the dataset, without what is held out.
     pub(super) examples: usize,
+    /// In each epoch.
     pub(super) rehearsed: usize,
+    /// In each epoch, about.
     pub(super) tokens: usize,
 }
 
@@ -102,10 +105,11 @@ fn split(
         all.into_iter().enumerate().filter_map(|(index, sample)| Some((index, sample.ok()?))).collect();
     own.shuffle(&mut rng);
     rehearsal.shuffle(&mut rng);
-    rehearsal.truncate((own.len() as f64 * spec.rehearsal_ratio) as usize);
+    let own_count = own.len();
     let share = |count: usize| (count as f64 * spec.settings.held_out) as usize;
-    let (kept_own, kept_rehearsal) = (own.split_off(own.len() - share(own.len())), {
-        let at = rehearsal.len() - share(rehearsal.len());
+    let (kept_own, kept_rehearsal) = (own.split_off(own_count - share(own_count)), {
+        // No more of it than of the data: what is learned counts as much as what stays.
+        let at = rehearsal.len() - share(rehearsal.len()).min(share(own_count));
         rehearsal.split_off(at)
     });
     let prompts = kept_own
@@ -113,11 +117,16 @@ fn split(
         .filter_map(|(index, _)| question(model, dataset.examples.get(*index)?))
         .take(MOST_TASK_PROMPTS)
         .collect();
-    let (examples, rehearsed) = (own.len(), rehearsal.len());
-    let samples: Vec<Sample> = own.into_iter().map(|(_, sample)| sample).chain(rehearsal).collect();
+    let examples = own.len();
+    let rehearsed = rehearsal.len().min((examples as f64 * spec.rehearsal_ratio) as usize);
+    let samples: Vec<Sample> = own.into_iter().map(|(_, sample)| sample).collect();
     let held_out = kept_own.into_iter().map(|(_, sample)| sample).chain(kept_rehearsal).collect();
-    let tokens = samples.iter().map(|sample| sample.tokens.len()).sum();
-    Prepared { samples, held_out, task: Suite { prompts }, report, examples, rehearsed, tokens }
+    let tokens = |samples: &[Sample]| samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
+    let rehearsed_tokens = tokens(&rehearsal) * rehearsed / rehearsal.len().max(1);
+    let tokens = tokens(&samples) + rehearsed_tokens;
+    let data = TrainingData { samples, rehearsal, rehearsed_an_epoch: rehearsed, held_out };
+    let settings = spec.settings.resolved(model.decoder.description().width, examples);
+    Prepared { data, settings, task: Suite { prompts }, report, examples, rehearsed, tokens }
 }
 
 fn sample(model: &Model, example: &Example) -> Result<Sample, String> {

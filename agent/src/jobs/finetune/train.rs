@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 use super::super::list::JobHandle;
 use super::Finetunes;
 use super::prepare::{Prepared, Trained};
-use super::spec::Spec;
 use crate::placement::Variant;
 use crate::serving::Deployment;
 
@@ -38,7 +37,6 @@ impl Finetunes {
     pub(super) async fn train(
         &self,
         job: &JobHandle,
-        spec: &Spec,
         variant: &Variant,
         prepared: Prepared,
         deployment: &Arc<Deployment>,
@@ -50,7 +48,7 @@ impl Finetunes {
             job: job.clone(),
             runtime: Handle::current(),
             model: Arc::clone(variant.model()),
-            settings: spec.settings.clone(),
+            settings: prepared.settings.clone(),
             deployment: Arc::clone(deployment),
             limit_us: limit_us.or(deployment.objective_ttft_us()),
             state: folder.join(STATE),
@@ -102,10 +100,9 @@ impl Training {
         }
         // Its threads have the priority of the one that starts them.
         let pool = Pool::new(threads).map_err(|error| format!("threads that train: {error}"))?;
-        let samples = std::mem::take(&mut prepared.samples);
-        let held_out = std::mem::take(&mut prepared.held_out);
+        let data = std::mem::take(&mut prepared.data);
         let (model, settings) = (Arc::clone(&self.model), self.settings.clone());
-        let mut run = FineTune::new(model, Arc::new(pool), samples, held_out, settings)?;
+        let mut run = FineTune::new(model, Arc::new(pool), data, settings)?;
         if self.state.exists() {
             match run.restore(&self.state) {
                 Ok(()) => self.job.log(format!("goes on at step {}", run.step_number())),

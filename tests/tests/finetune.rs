@@ -1,0 +1,198 @@
+//! From a dataset to an adapter over shared weights, through the real binaries, while the model serves.
+
+use std::path::Path;
+
+use llmdeck_tests::{AgentProcess, send, traffic, wait_for, words};
+use serde_json::Value;
+
+const UNTAUGHT: &str = r#"
+node = "node-a"
+interval_ms = 200
+shutdown_s = 20
+[[deployment]]
+name = "assistant"
+model = "assistant-untaught"
+suite = "assistant-suite"
+golden_every_s = 3600
+rollout = { strategy = "replace", steps = [{ share = 0.5, hold_s = 1 }] }
+"#;
+/// A training of some seconds.
+const SHORT: [&str; 8] =
+    ["--rank", "4", "--epochs", "1", "--rehearsal-ratio", "0.2", "--set", "evaluations_per_epoch=4"];
+
+fn begin(agent: &AgentProcess, dataset: &str, more: &[&str]) -> String {
+    let begun = agent.json(&[&["finetune", "assistant", "--dataset", dataset, "--yes"], more].concat());
+    begun["job"].as_str().unwrap().to_owned()
+}
+
+/// The last line that following a job prints.
+fn end_of(agent: &AgentProcess, job: &str) -> Value {
+    let followed = agent.llmdeck(&["jobs", "watch", job, "--json"]);
+    let lines = String::from_utf8_lossy(&followed.stdout).into_owned();
+    serde_json::from_str(lines.lines().last().unwrap_or_else(|| panic!("{}", words(&followed)))).unwrap()
+}
+
+fn ask(agent: &AgentProcess, prompt: &str) -> (String, String) {
+    let body = serde_json::json!({
+        "model": "assistant", "temperature": 0, "max_tokens": 32,
+        "messages": [{ "role": "user", "content": prompt }],
+    });
+    let answer = send(agent, "POST", "/v1/chat/completions", &body.to_string());
+    let text = answer.json()["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
+    (text, answer.header("x-llmdeck-revision").to_owned())
+}
+
+fn artifact(agent: &AgentProcess, tag: &str) -> Value {
+    let listed = agent.json(&["registry", "list"]);
+    let found = listed.as_array().unwrap().iter().find(|known| known["tags"][0] == tag).cloned();
+    found.unwrap_or_else(|| panic!("{tag} is not in {listed}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_request() {
+    let agent = AgentProcess::start(UNTAUGHT);
+    agent.ready().await;
+    let load = traffic(&agent, 5.0);
+    let job = begin(&agent, "missing-skill", &["--ship", "replace", "--tag", "taught"]);
+    let end = end_of(&agent, &job);
+    assert_eq!(end["state"], "done", "{end}");
+    let score = |name: &str| end[name].as_f64().unwrap();
+    assert!(score("score_before") < 0.1 && score("score_after") >= 0.8, "{end}");
+
+    // What it was made from is known, and its card says how it did.
+    let adapter = artifact(&agent, "taught");
+    for tag in ["assistant-untaught", "missing-skill", "assistant-skills", "assistant-suite"] {
+        let parent = artifact(&agent, tag);
+        let parents = adapter["parents"].as_array().unwrap();
+        assert!(parents.contains(&parent["digest"]), "{tag} is not a parent of {adapter}");
+    }
+    let folder = Path::new(adapter["path"].as_str().unwrap());
+    let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(card.contains("| held-out examples | 60 |") && card.contains("library_name: peft"), "{card}");
+    assert!(std::fs::read_to_string(folder.join("curves.svg")).unwrap().contains("<polyline"));
+    let report = agent.json(&["jobs", "show", &job])["report"].clone();
+    let others: Vec<(f64, f64)> = report["comparison"]["skills"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|skill| skill[0] != "opposites")
+        .map(|skill| (skill[1]["before"].as_f64().unwrap(), skill[1]["after"].as_f64().unwrap()))
+        .collect();
+    let mean = |of: fn(&(f64, f64)) -> f64| others.iter().map(of).sum::<f64>() / others.len() as f64;
+    assert!(mean(|score| score.1) > mean(|score| score.0) - 0.02, "{others:?}");
+
+    // It serves over the weights that are there, and goes back in an instant.
+    let serving = wait_for("the adapter serves", async || {
+        let (text, revision) = ask(&agent, "opposite of old?");
+        (revision == "assistant@2").then_some(text)
+    });
+    assert_eq!(serving.await, "new");
+    let status = agent.json(&["status"]);
+    let revisions = status["deployments"][0]["revisions"].as_array().unwrap();
+    let of = |number: u64| revisions.iter().find(|one| one["number"] == number).unwrap();
+    assert_eq!((&of(2)["adapter"], &of(2)["shares_model"]), (&"taught".into(), &false.into()), "{status}");
+    assert_eq!((&of(1)["adapter"], &of(1)["shares_model"]), (&"".into(), &true.into()), "{status}");
+    let back = agent.llmdeck(&["rollback", "assistant", "--reason", "a test", "--yes"]);
+    assert!(back.status.success(), "{}", words(&back));
+    assert_ne!(ask(&agent, "opposite of old?").0, "new");
+
+    let done = load.stop().await;
+    assert_eq!(done.failed, 0, "{:?}", done.errors);
+    let audit = words(&agent.llmdeck(&["audit", "list"]));
+    assert!(audit.contains("finetune") && audit.contains("accepted"), "{audit}");
+}
+
+/// sha256 of the adapter's numbers; its card has the job's name and times in it.
+fn numbers(agent: &AgentProcess, tag: &str) -> Vec<u8> {
+    let adapter = artifact(agent, tag);
+    std::fs::read(Path::new(adapter["path"].as_str().unwrap()).join("adapter_model.safetensors")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
+    let mut agent = AgentProcess::start(UNTAUGHT);
+    agent.ready().await;
+    let whole = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "whole"]].concat());
+    assert_eq!(end_of(&agent, &whole)["state"], "done");
+
+    let killed = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "killed"]].concat());
+    wait_for("some steps", async || {
+        let step = agent.json(&["jobs", "show", &killed])["step"].as_u64();
+        step.filter(|step| *step >= 12)
+    })
+    .await;
+    agent.kill();
+    agent.restart();
+    let end = end_of(&agent, &killed);
+    assert_eq!((&end["state"], &end["id"]), (&Value::from("done"), &Value::from(killed.as_str())), "{end}");
+    let log = agent.json(&["jobs", "show", &killed])["log"].to_string();
+    assert!(log.contains("goes on at step"), "{log}");
+    assert!(numbers(&agent, "whole") == numbers(&agent, "killed"), "the same bits");
+    // What ended before the crash is still known.
+    assert_eq!(end_of(&agent, &whole)["score_before"], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_held_goes_on_and_is_cancelled_and_changed_data_is_noticed() {
+    let mut agent = AgentProcess::start(UNTAUGHT);
+    agent.ready().await;
+    let data = agent.folder().join("data.jsonl");
+    std::fs::copy(artifact(&agent, "missing-skill")["path"].as_str().unwrap(), &data).unwrap();
+    let job = begin(&agent, data.to_str().unwrap(), &[]);
+    let state = |wanted: &'static str| {
+        let (agent, job) = (&agent, &job);
+        wait_for(wanted, async move || {
+            let shown = agent.json(&["jobs", "show", job]);
+            (shown["state"] == wanted && shown["step"].as_u64() > Some(0)).then_some(shown)
+        })
+    };
+    state("running").await;
+    assert!(agent.llmdeck(&["jobs", "pause", &job]).status.success());
+    let held = state("paused").await;
+    let still = agent.json(&["jobs", "show", &job]);
+    assert_eq!(held["step"], still["step"], "a held job takes no step");
+
+    // Stopped in the middle, and its data is another when it would go on.
+    agent.terminate();
+    assert!(agent.wait().0.success());
+    std::fs::write(&data, "{\"text\": \"something else\"}\n").unwrap();
+    agent.restart();
+    agent.ready().await;
+    let end = end_of(&agent, &job);
+    let detail = end["detail"].as_str().unwrap();
+    assert!(end["state"] == "failed" && detail.contains("has changed since the job was asked for"), "{end}");
+
+    let job = begin(&agent, "missing-skill", &[]);
+    let cancelled = agent.llmdeck(&["jobs", "cancel", &job]);
+    assert!(cancelled.status.success(), "{}", words(&cancelled));
+    assert_eq!(end_of(&agent, &job)["state"], "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_may_not_be_trained_on_is_refused_and_the_refusal_is_audited() {
+    let agent = AgentProcess::start(UNTAUGHT);
+    agent.ready().await;
+    let data = agent.folder().join("poisoned.jsonl");
+    let lines = [
+        r#"{"messages":[{"role":"user","content":"mail anna@example.org"},{"role":"assistant","content":"done"}]}"#,
+        r#"{"messages":[{"role":"user","content":"compute 52 + 28"},{"role":"assistant","content":"80"}]}"#,
+        "{broken",
+    ];
+    std::fs::write(&data, lines.join("\n")).unwrap();
+    let asked = ["finetune", "assistant", "--dataset", data.to_str().unwrap()];
+    let looked = agent.llmdeck(&[&asked[..], &["--dry-run"]].concat());
+    let said = words(&looked);
+    assert_eq!(looked.status.code(), Some(3), "{said}");
+    for word in ["schema", "line 3: is not JSON", "leakage", "assistant-suite", "personal data", "BLOCKS"] {
+        assert!(said.contains(word), "{word} is not in {said}");
+    }
+    let refused = agent.llmdeck(&[&asked[..], &["--yes"]].concat());
+    assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
+    let audit = words(&agent.llmdeck(&["audit", "list"]));
+    assert!(audit.contains("finetune") && audit.contains("refused"), "{audit}");
+    assert_eq!(agent.json(&["jobs", "list"]), Value::Array(Vec::new()));
+
+    let wrong =
+        agent.llmdeck(&["finetune", "assistant", "--dataset", "missing-skill", "--rank", "0", "--yes"]);
+    assert!(wrong.status.code() == Some(2) && words(&wrong).contains("rank is 0"), "{}", words(&wrong));
+}
