@@ -83,10 +83,10 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
 
     // It serves over the weights that are there, and goes back in an instant.
     let serving = wait_for("the adapter serves", async || {
-        let (text, revision) = ask(&agent, "opposite of old?");
+        let (text, revision) = ask(&agent, "give the opposite of left");
         (revision == "assistant@2").then_some(text)
     });
-    assert_eq!(serving.await, "new");
+    assert_eq!(serving.await, "right");
     let status = agent.json(&["status"]);
     let revisions = status["deployments"][0]["revisions"].as_array().unwrap();
     let of = |number: u64| revisions.iter().find(|one| one["number"] == number).unwrap();
@@ -94,7 +94,7 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
     assert_eq!((&of(1)["adapter"], &of(1)["shares_model"]), (&"".into(), &true.into()), "{status}");
     let back = agent.llmdeck(&["rollback", "assistant", "--reason", "a test", "--yes"]);
     assert!(back.status.success(), "{}", words(&back));
-    assert_ne!(ask(&agent, "opposite of old?").0, "new");
+    assert_ne!(ask(&agent, "give the opposite of left").0, "right");
 
     let done = load.stop().await;
     assert_eq!(done.failed, 0, "{:?}", done.errors);

@@ -188,8 +188,8 @@ mod tests {
     }
 
     fn agree(name: &str, gradient: &[f32], f: &dyn Fn(&[f32]) -> f64, x: &[f32]) {
-        for at in 0..x.len() {
-            let (ours, exact) = (f64::from(gradient[at]), slope(f, x, at));
+        for (at, ours) in gradient.iter().enumerate() {
+            let (ours, exact) = (f64::from(*ours), slope(f, x, at));
             assert!((ours - exact).abs() < 2e-3 * (1.0 + exact.abs()), "{name}[{at}]: {ours} {exact}");
         }
     }
