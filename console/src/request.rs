@@ -138,7 +138,7 @@ async fn finetune(
     if !answer.refusal.is_empty() {
         return Err(LinkError::Refused(answer.refusal));
     }
-    let undo = "cancel the job, or roll the canary back: the model itself is not changed".into();
+    let undo = "cancel the job, or roll back: the model itself stays as it is".into();
     let plan = ChangePlan { deployment, effects: answer.plan, undo, ..ChangePlan::default() };
     Ok(ChangeResponse { plan: Some(plan), rollout_id: answer.job_id })
 }

@@ -135,15 +135,18 @@ pub fn cross_entropy(logits: &mut [f32], target: usize, weight: f32) -> f32 {
     loss
 }
 
-/// The same against probabilities of every token that should follow: what a model says that is to be kept (Hinton, Vinyals and
-/// Dean 2015).
-pub fn soft_cross_entropy(logits: &mut [f32], target: &[f32], weight: f32) -> f32 {
+/// How far logits are from a model's that is to be kept, as the divergence of its distribution from theirs (Kullback and Leibler
+/// 1951), in nats; the logits become the gradient of `weight` times it, the model's its probabilities (Hinton, Vinyals and Dean
+/// 2015).
+pub fn divergence(logits: &mut [f32], of_the_model: &mut [f32], weight: f32) -> f32 {
+    let entropy = summarize_logits(of_the_model).entropy;
+    softmax(of_the_model);
     let normalizer = summarize_logits(logits).log_normalizer;
-    // The probabilities add up to one.
-    let loss = normalizer - dot(logits, target);
+    // The probabilities add up to one. Rounding may leave what is nothing a little below it.
+    let divergence = (normalizer - dot(logits, of_the_model) - entropy).max(0.0);
     to_gradient(logits, normalizer, weight);
-    subtract_scaled(logits, target, weight);
-    loss
+    subtract_scaled(logits, of_the_model, weight);
+    divergence
 }
 
 compiled_for_each_isa! {
@@ -167,8 +170,8 @@ fn to_gradient_plain(logits: &mut [f32], log_normalizer: f32, weight: f32) {
 #[cfg(test)]
 mod tests {
     use super::{
-        cross_entropy, gelu_gate_backward, rms_norm_backward, silu_gate_backward, soft_cross_entropy,
-        softmax, softmax_backward,
+        cross_entropy, divergence, gelu_gate_backward, rms_norm_backward, silu_gate_backward, softmax,
+        softmax_backward,
     };
     use crate::elementwise::{gelu_gate, rms_norm, silu_gate};
 
@@ -240,10 +243,12 @@ mod tests {
             let mut gradient = x.clone();
             cross_entropy(&mut gradient, 1, 0.25);
             agree("cross entropy", &gradient, &entropy, &x);
-            let soft = |x: &[f32]| f64::from(soft_cross_entropy(&mut x.to_vec(), &probabilities, 1.0)) * 0.25;
+            let kept = weight.clone();
+            let apart = |x: &[f32]| f64::from(divergence(&mut x.to_vec(), &mut kept.clone(), 1.0)) * 0.25;
             let mut gradient = dy.clone();
-            soft_cross_entropy(&mut gradient, &probabilities, 0.25);
-            agree("soft cross entropy", &gradient, &soft, &dy);
+            divergence(&mut gradient, &mut kept.clone(), 0.25);
+            agree("divergence", &gradient, &apart, &dy);
+            assert!(divergence(&mut kept.clone(), &mut kept.clone(), 1.0) < 1e-5, "from itself");
         }
     }
 }

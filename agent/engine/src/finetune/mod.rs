@@ -22,7 +22,7 @@ mod tests;
 
 pub use conversation::{Turn, conversation, plain_text};
 pub use memory::memory_bytes;
-pub use network::Loss;
+pub use network::{Loss, Mean};
 pub use run::{FineTune, StepReport, TrainingData};
 pub use sample::Sample;
 pub use settings::{Schedule, TrainingSettings};

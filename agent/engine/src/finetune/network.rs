@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use llmdeck_kernels::dense::{Direction, Into, View, multiply_weights};
 use llmdeck_kernels::elementwise::scale;
-use llmdeck_kernels::gradients::{cross_entropy, soft_cross_entropy, softmax};
+use llmdeck_kernels::gradients::{cross_entropy, divergence};
 
 use super::heads::Rotation;
 use super::layer::{LayerPass, Tape, normalize, normalize_backward};
@@ -15,26 +15,44 @@ use super::sample::Sample;
 /// Logits that exist at a time, in numbers.
 pub(super) const MOST_LOGITS: usize = 1 << 24;
 
-/// Cross entropy over the tokens that are learned.
+/// What a pass over samples lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
-    /// In nats, each times its weight.
+    /// Cross entropy of what is learned.
+    pub learned: Mean,
+    /// Divergence from the model itself of what is rehearsed.
+    pub rehearsed: Mean,
+}
+
+/// A mean over tokens, in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Mean {
+    /// Each times its weight.
     pub sum: f64,
     /// The weights of all of them.
     pub weight: f64,
 }
 
+impl Mean {
+    /// A token's; 0 where there is none.
+    pub fn value(self) -> f64 {
+        if self.weight == 0.0 { 0.0 } else { self.sum / self.weight }
+    }
+}
+
 impl Loss {
-    /// A token's, in nats; NaN where none is learned.
-    pub fn mean(self) -> f64 {
-        self.sum / self.weight
+    /// Both together: what is learned and what stays count alike.
+    pub fn value(self) -> f64 {
+        self.learned.value() + self.rehearsed.value()
     }
 }
 
 impl std::ops::AddAssign for Loss {
     fn add_assign(&mut self, other: Self) {
-        self.sum += other.sum;
-        self.weight += other.weight;
+        for (mean, other) in [(&mut self.learned, other.learned), (&mut self.rehearsed, other.rehearsed)] {
+            mean.sum += other.sum;
+            mean.weight += other.weight;
+        }
     }
 }
 
@@ -202,15 +220,14 @@ fn losses(
         pool.run_each(&mut of_rows, |(learned, logits, target, loss)| {
             let scale = loss_scale * learned.weight;
             *loss = match target {
-                Some(target) => {
-                    softmax(target);
-                    soft_cross_entropy(logits, target, scale)
-                }
+                Some(target) => divergence(logits, target, scale),
                 None => cross_entropy(logits, learned.target as usize, scale),
             };
         });
         for (learned, _, _, nats) in &of_rows {
-            loss += Loss { sum: f64::from(*nats * learned.weight), weight: f64::from(learned.weight) };
+            let of = if learned.model_row.is_some() { &mut loss.rehearsed } else { &mut loss.learned };
+            of.sum += f64::from(*nats * learned.weight);
+            of.weight += f64::from(learned.weight);
         }
         let Some((d_hidden, _)) = d_hidden.as_deref_mut() else { continue };
         let count = learned.len();

@@ -79,6 +79,8 @@ pub struct StepReport {
     pub step: usize,
     /// A learned token's loss before the step, in nats.
     pub loss: f64,
+    /// How far a rehearsed token is from what the model itself says, in nats.
+    pub rehearsal_divergence: f64,
     /// Of the gradients before they were scaled down.
     pub gradient_norm: f64,
     /// The rate that it was taken with.
@@ -229,7 +231,7 @@ impl FineTune {
         Parameters { slots, values: values.clone() }.weights(&self.lora)
     }
 
-    /// A held-out token's loss as it is now; `None` where nothing is held out.
+    /// A held-out token's loss as it is now, what is rehearsed with it; `None` where nothing is held out.
     pub fn held_out_loss(&mut self) -> Option<f64> {
         let gains = gains(&self.model, &self.pool, &self.parameters, &self.lora);
         let pass = Pass {
@@ -245,7 +247,7 @@ impl FineTune {
         for samples in passes(&all, self.settings.max_batch_tokens) {
             loss += run(&pass, samples, &mut self.workspace, None);
         }
-        (!self.held_out.is_empty()).then(|| loss.mean())
+        (!self.held_out.is_empty()).then(|| loss.value())
     }
 
     /// Takes one step.
@@ -258,11 +260,13 @@ impl FineTune {
         let order = self.order(step / self.steps_an_epoch());
         let first = step % self.steps_an_epoch() * self.settings.batch_size;
         let batch: Vec<usize> = order[first..].iter().take(self.settings.batch_size).copied().collect();
-        let (loss, tokens) = self.gradients_of(&batch, step);
+        let (lost, tokens) = self.gradients_of(&batch, step);
+        let loss = lost.value();
         let norm = self.gradients.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
         let mut report = StepReport {
             step: step + 1,
-            loss,
+            loss: lost.learned.value(),
+            rehearsal_divergence: lost.rehearsed.value(),
             gradient_norm: norm,
             learning_rate,
             tokens,
@@ -342,7 +346,7 @@ impl FineTune {
     }
 
     /// Computes the gradients of the mean loss of a batch; returns it, and the tokens that were read.
-    fn gradients_of(&mut self, batch: &[usize], step: usize) -> (f64, usize) {
+    fn gradients_of(&mut self, batch: &[usize], step: usize) -> (Loss, usize) {
         self.gradients.fill(0.0);
         let gains = gains(&self.model, &self.pool, &self.parameters, &self.lora);
         let mut samples: Vec<&Sample> = batch.iter().map(|index| &self.samples[*index]).collect();
@@ -370,7 +374,7 @@ impl FineTune {
             loss += run(&pass, samples, &mut self.workspace, Some(gradients));
             tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
         }
-        (loss.mean(), tokens)
+        (loss, tokens)
     }
 
     fn update(&mut self, norm: f64, learning_rate: f64) {

@@ -133,9 +133,10 @@ fn gradients_are_slopes_in_every_family() {
                         } else {
                             fixed.clone()
                         };
-                        Trained { gains: Some(&gains), ..trained }.loss(&moved, &samples, None).sum
+                        Trained { gains: Some(&gains), ..trained }.loss(&moved, &samples, None)
                     };
-                    let slope = (moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP);
+                    let sum = |loss: Loss| loss.learned.sum + loss.rehearsed.sum;
+                    let slope = (sum(moved(STEP)) - sum(moved(-STEP))) / f64::from(2.0 * STEP);
                     let place = format!("{name} layer {} {:?} {part}", slot.layer, slot.linear);
                     assert!(
                         (along - slope).abs() < 0.02 * norm * (signs.len() as f64).sqrt().min(4.0) + 2e-2,
@@ -177,7 +178,11 @@ fn what_was_trained_is_what_is_served() {
                 }
                 let loss = trained.loss(&parameters, std::slice::from_ref(&sample), None);
                 // Keys and values are served in 16 bits.
-                assert!((loss.sum - served).abs() < 5e-3 * (1.0 + served), "{name}: {} {served}", loss.sum);
+                assert!(
+                    (loss.learned.sum - served).abs() < 5e-3 * (1.0 + served),
+                    "{name}: {} {served}",
+                    loss.learned.sum
+                );
             }
         }
     }

@@ -36,10 +36,7 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
     if prepared.rehearsed > 0 {
         let names: Vec<&str> = spec.rehearsal.iter().map(|part| part.reference.as_str()).collect();
         let names = names.join(", ");
-        lines.push(format!(
-            "with {} of {names} in each epoch, so that what it can do stays",
-            prepared.rehearsed
-        ));
+        lines.push(format!("mixes {} of {names} into each epoch: nothing is forgotten", prepared.rehearsed));
     } else {
         lines.push("without rehearsal: skills that are not in the data may be lost".into());
     }
@@ -57,8 +54,8 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
     }
     lines.push(match spec.ship {
         Ship::None => format!("keeps the adapter as {}; nothing changes for users", spec.tag),
-        Ship::Canary => format!("keeps it as {}, and begins a canary with it when it is no worse", spec.tag),
-        Ship::Replace => format!("keeps it as {}, and serves it at once when it is no worse", spec.tag),
+        Ship::Canary => format!("then a canary with it where it is no worse, as {}", spec.tag),
+        Ship::Replace => format!("then serves it at once where it is no worse, as {}", spec.tag),
     });
     lines
 }

@@ -120,6 +120,7 @@ fn split(
     let examples = own.len();
     let rehearsed = rehearsal.len().min((examples as f64 * spec.rehearsal_ratio) as usize);
     let samples: Vec<Sample> = own.into_iter().map(|(_, sample)| sample).collect();
+    let kept_rehearsal = kept_rehearsal.into_iter().map(Sample::as_rehearsal);
     let held_out = kept_own.into_iter().map(|(_, sample)| sample).chain(kept_rehearsal).collect();
     let tokens = |samples: &[Sample]| samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
     let rehearsed_tokens = tokens(&rehearsal) * rehearsed / rehearsal.len().max(1);

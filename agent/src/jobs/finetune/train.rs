@@ -30,6 +30,8 @@ const MOST_HELD: Duration = Duration::from_secs(5);
 /// Requests that ended within this time count.
 const LATENCY_WINDOW: Duration = Duration::from_secs(10);
 const LEAST_REQUESTS: usize = 20;
+/// Shorter waits are not worth a word.
+const LEAST_TOLD: Duration = Duration::from_millis(500);
 /// Steps that the rest is estimated from.
 const MOST_TIMED: usize = 100;
 
@@ -187,7 +189,7 @@ impl Training {
         let tokens_per_s = self.tokens as f64 / self.trained.as_secs_f64().max(1e-9);
         let mut detail =
             format!("step {} of {steps}, loss {:.3}, {tokens_per_s:.0} tokens/s", report.step, report.loss);
-        if self.held > Duration::ZERO {
+        if self.held >= LEAST_TOLD {
             detail.push_str(&format!(", held {:.0} s for users", self.held.as_secs_f64()));
         }
         self.job.progress(run.step_number() as f64 / steps as f64, detail);
@@ -201,7 +203,10 @@ impl Training {
             return;
         }
         if let Some(loss) = report.held_out_loss {
-            self.job.log(format!("step {}: loss {:.3}, held out {loss:.3}", report.step, report.loss));
+            let (step, learned, apart) = (report.step, report.loss, report.rehearsal_divergence);
+            self.job.log(format!(
+                "step {step}: loss {learned:.3}, held out {loss:.3}, {apart:.3} from the model itself"
+            ));
         }
         let point = TrainingPoint {
             elapsed_s: self.trained.as_secs_f64(),
