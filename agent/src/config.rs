@@ -132,6 +132,9 @@ pub struct DeploymentConfig {
     /// Seconds that a rollout waits for the old revision's requests before it counts as done.
     #[serde(default = "defaults::drain_s")]
     pub drain_s: u64,
+    /// Adapters that a request may choose as `name:adapter`: tags, digests or folders.
+    #[serde(default)]
+    pub adapters: Vec<String>,
     /// How a new revision comes to serve where a deploy does not say.
     #[serde(default)]
     pub rollout: RolloutConfig,
@@ -217,6 +220,7 @@ impl Config {
         for deployment in &mut config.deployments {
             deployment.model = beside(folder, &deployment.model);
             deployment.suite = deployment.suite.take().map(|suite| beside(folder, &suite));
+            deployment.adapters.iter_mut().for_each(|adapter| *adapter = beside(folder, adapter));
         }
         if let Some(TlsConfig { certificate, key, client_authority }) = &mut config.tls {
             for file in [Some(certificate), Some(key), client_authority.as_mut()].into_iter().flatten() {
@@ -298,7 +302,7 @@ impl DeploymentConfig {
             max_waiting: self.max_concurrent + 64,
             ..EngineOptions::default()
         };
-        LoadSettings { engine, may_unload: self.idle_unload_s.is_some() }
+        LoadSettings { engine, may_unload: self.idle_unload_s.is_some(), adapters: self.adapters.clone() }
     }
 
     fn check(&self) -> Result<(), String> {

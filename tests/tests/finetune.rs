@@ -14,6 +14,7 @@ name = "assistant"
 model = "assistant-untaught"
 suite = "assistant-suite"
 golden_every_s = 3600
+adapters = ["taught"]
 rollout = { strategy = "replace", steps = [{ share = 0.5, hold_s = 1 }] }
 "#;
 /// A training of some seconds.
@@ -33,8 +34,12 @@ fn end_of(agent: &AgentProcess, job: &str) -> Value {
 }
 
 fn ask(agent: &AgentProcess, prompt: &str) -> (String, String) {
+    ask_of(agent, "assistant", prompt)
+}
+
+fn ask_of(agent: &AgentProcess, model: &str, prompt: &str) -> (String, String) {
     let body = serde_json::json!({
-        "model": "assistant", "temperature": 0, "max_tokens": 32,
+        "model": model, "temperature": 0, "max_tokens": 32,
         "messages": [{ "role": "user", "content": prompt }],
     });
     let answer = send(agent, "POST", "/v1/chat/completions", &body.to_string());
@@ -95,6 +100,19 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
     let back = agent.llmdeck(&["rollback", "assistant", "--reason", "a test", "--yes"]);
     assert!(back.status.success(), "{}", words(&back));
     assert_ne!(ask(&agent, "give the opposite of left").0, "right");
+
+    // Who asks for the adapter by name has it all the same, beside those who do not, in one engine.
+    let models = send(&agent, "GET", "/v1/models", "").body;
+    assert!(models.contains("\"assistant:taught\""), "{models}");
+    let (of_taught, revision) = ask_of(&agent, "assistant:taught", "give the opposite of left");
+    assert_eq!((of_taught.as_str(), revision.as_str()), ("right", "assistant@1"));
+    assert_ne!(
+        ask(&agent, "give the opposite of left").0,
+        "right",
+        "what it remembers of one is not another's"
+    );
+    let unknown = send(&agent, "POST", "/v1/chat/completions", r#"{"model":"assistant:none","messages":[]}"#);
+    assert_eq!(unknown.status, 404, "{}", unknown.body);
 
     let done = load.stop().await;
     assert_eq!(done.failed, 0, "{:?}", done.errors);

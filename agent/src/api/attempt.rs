@@ -51,6 +51,8 @@ impl<P, W> ForEngine<P, W> {
 /// What is to be answered.
 pub(super) struct Asked<P, W> {
     pub(super) deployment: Arc<Deployment>,
+    /// Chosen by the request, in the place of the revision's own.
+    pub(super) adapter: Option<String>,
     pub(super) preference: Preference,
     /// What its key pays with.
     pub(super) charge: Option<Arc<Charge>>,
@@ -107,7 +109,14 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
         loop {
             let trial = admitted.on_trial().cloned();
             let outcome = match admitted.backend.clone() {
-                Backend::Engine(engine) => self.on_engine(&engine, admitted, &mut refused_by).await,
+                Backend::Engine(engine) => match self.adapted(engine).await {
+                    Ok(engine) => self.on_engine(&engine, admitted, &mut refused_by).await,
+                    Err(error) => Err(Failed::Error(error)),
+                },
+                Backend::Upstream(_) if self.asked.adapter.is_some() => Err(Failed::Error(ApiError::field(
+                    "model",
+                    "names an adapter, and another server answers for this deployment; ask for that server's own",
+                ))),
                 Backend::Upstream(upstream) => self.on_server(&upstream, admitted, &mut refused_by).await,
             };
             let rescue = match outcome {
@@ -121,6 +130,13 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
             };
             admitted = self.asked.deployment.rescue(rescue).await?;
         }
+    }
+
+    /// What serves, with the adapter that the request chooses.
+    async fn adapted(&self, engine: Variant) -> Result<Variant, ApiError> {
+        let Some(adapter) = &self.asked.adapter else { return Ok(engine) };
+        let adapted = self.asked.deployment.adapted(&engine, adapter).await;
+        adapted.map_err(|error| ApiError::failed(&format!("adapter {adapter:?}: {error}")))
     }
 
     fn headers(&self, admitted: &Admitted) -> (String, HeaderMap) {
@@ -232,6 +248,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
             },
             Backend::Engine(engine) => {
                 let Ok(ours) = &self.asked.for_engine else { return false };
+                let Ok(engine) = self.adapted(engine).await else { return true };
                 let Ok(request) = self.request(ours, &engine).await else { return false };
                 let request = GenerationRequest { priority: Priority::Background, ..request };
                 if let Ok(mut generation) =

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::answer::Wording;
 use super::attempt::{Asked, ForEngine, Prompt, answer};
 use super::caller::Caller;
@@ -21,6 +20,7 @@ use super::error::ApiError;
 use super::parameters::{Head, Parameters, at_least_one, parse};
 use super::preference::preference;
 use super::proxy::Passed;
+use super::{Api, Target};
 use crate::placement::Variant;
 
 const MOST_MESSAGES: usize = 1_024;
@@ -77,13 +77,13 @@ pub(super) async fn chat_completions(
     let arrived = Instant::now();
     let body = body?;
     let head: Head = parse(&body)?;
-    let deployment = api.deployment(&caller, &head.model)?;
+    let Target { deployment, adapter } = api.target(&caller, &head.model)?;
     let most_tokens = head.most_tokens().unwrap_or(deployment.limits().default_max_tokens as u64);
     let passed = Passed { path: "/v1/chat/completions", stream: head.stream(), body: body.clone() };
     let preference = preference(&headers, &caller, head.end_user(), deployment.limits().stickiness)?;
     let charge = caller.charge(most_tokens, body.len())?;
     let for_engine = for_engine(&body);
-    answer(Asked { deployment, preference, charge, arrived, passed, for_engine }).await
+    answer(Asked { deployment, adapter, preference, charge, arrived, passed, for_engine }).await
 }
 
 fn for_engine(body: &[u8]) -> Result<ForEngine<ChatPrompt, ChatWording>, ApiError> {

@@ -11,7 +11,6 @@ use llmdeck_engine::generation::{FinishReason, GeneratedToken};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Api;
 use super::answer::Wording;
 use super::attempt::{Asked, ForEngine, Prompt, answer};
 use super::caller::Caller;
@@ -19,6 +18,7 @@ use super::error::ApiError;
 use super::parameters::{Head, Parameters, parse};
 use super::preference::preference;
 use super::proxy::Passed;
+use super::{Api, Target};
 use crate::placement::Variant;
 
 const MOST_LOGPROBS: i64 = 5;
@@ -56,13 +56,13 @@ pub(super) async fn completions(
     let arrived = Instant::now();
     let body = body?;
     let head: Head = parse(&body)?;
-    let deployment = api.deployment(&caller, &head.model)?;
+    let Target { deployment, adapter } = api.target(&caller, &head.model)?;
     let most_tokens = head.most_tokens().unwrap_or(deployment.limits().default_max_tokens as u64);
     let passed = Passed { path: "/v1/completions", stream: head.stream(), body: body.clone() };
     let preference = preference(&headers, &caller, head.end_user(), deployment.limits().stickiness)?;
     let charge = caller.charge(most_tokens, body.len())?;
     let for_engine = for_engine(&body);
-    answer(Asked { deployment, preference, charge, arrived, passed, for_engine }).await
+    answer(Asked { deployment, adapter, preference, charge, arrived, passed, for_engine }).await
 }
 
 fn for_engine(body: &[u8]) -> Result<ForEngine<RequestPrompt, CompletionWording>, ApiError> {

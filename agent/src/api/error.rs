@@ -36,7 +36,7 @@ impl ApiError {
         Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message) }
     }
 
-    pub(super) fn unknown_model(model: &str, known: &[&str]) -> Self {
+    pub(super) fn unknown_model(model: &str, known: &[String]) -> Self {
         let message = format!("the model {model:?} does not exist here; there is {}", known.join(", "));
         Self {
             param: Some("model".into()),

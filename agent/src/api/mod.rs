@@ -54,14 +54,38 @@ impl Api {
     }
 
     /// Names of what a caller may know of.
-    fn names(&self, caller: &Caller) -> Vec<&str> {
-        self.deployments.names().into_iter().filter(|name| caller.reaches(name)).collect()
+    fn names(&self, caller: &Caller) -> Vec<String> {
+        let reached = self.deployments.iter().filter(|deployment| caller.reaches(deployment.name()));
+        reached
+            .flat_map(|deployment| {
+                let name = deployment.name();
+                let adapted = deployment.adapters().iter().map(move |adapter| format!("{name}:{adapter}"));
+                std::iter::once(name.to_owned()).chain(adapted)
+            })
+            .collect()
     }
 
-    fn deployment(&self, caller: &Caller, name: &str) -> Result<Arc<Deployment>, ApiError> {
-        let found = self.deployments.get(name).filter(|_| caller.reaches(name)).cloned();
-        found.ok_or_else(|| ApiError::unknown_model(name, &self.names(caller)))
+    /// A deployment by its name, or `chat:support-tone` with an adapter of it.
+    fn target(&self, caller: &Caller, name: &str) -> Result<Target, ApiError> {
+        let reached = |name: &str| self.deployments.get(name).filter(|_| caller.reaches(name)).cloned();
+        if let Some(deployment) = reached(name) {
+            return Ok(Target { deployment, adapter: None });
+        }
+        if let Some((of, adapter)) = name.split_once(':')
+            && let Some(deployment) = reached(of)
+            && deployment.adapters().iter().any(|known| known == adapter)
+        {
+            return Ok(Target { deployment, adapter: Some(adapter.to_owned()) });
+        }
+        Err(ApiError::unknown_model(name, &self.names(caller)))
     }
+}
+
+/// What a request's `model` means.
+struct Target {
+    deployment: Arc<Deployment>,
+    /// Chosen by the request.
+    adapter: Option<String>,
 }
 
 /// Every route.

@@ -10,7 +10,7 @@ use super::error::ApiError;
 
 /// `GET /v1/models`: the deployments that the caller may use, in order of name.
 pub(super) async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>) -> Json<Value> {
-    let data: Vec<Value> = api.names(&caller).into_iter().map(|name| model(&api, name)).collect();
+    let data: Vec<Value> = api.names(&caller).iter().map(|name| model(&api, name)).collect();
     Json(json!({ "object": "list", "data": data }))
 }
 
@@ -20,12 +20,13 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let deployment = api.deployment(&caller, &name)?;
-    Ok(Json(model(&api, deployment.name())))
+    api.target(&caller, &name)?;
+    Ok(Json(model(&api, &name)))
 }
 
 fn model(api: &Api, name: &str) -> Value {
-    let live = api.deployments.get(name).and_then(|deployment| deployment.stable());
+    let deployment = name.split(':').next().unwrap_or(name);
+    let live = api.deployments.get(deployment).and_then(|deployment| deployment.stable());
     let created = live.map_or(api.started_unix_s, |live| live.spec().created_unix_ms / 1_000);
     json!({ "id": name, "object": "model", "created": created, "owned_by": "llmdeck" })
 }

@@ -14,6 +14,7 @@ use llmdeck_engine::{EngineError, Pool};
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::revision::State;
 
+use super::adapters::Adapters;
 use super::budget::{MemoryBudget, Reservation, Shortage};
 use super::free::free_bytes;
 use super::loaded::Loaded;
@@ -82,6 +83,8 @@ pub struct LoadSettings {
     pub engine: EngineOptions,
     /// Whether what serves may be unloaded while nobody asks.
     pub may_unload: bool,
+    /// Adapters that requests may choose by name.
+    pub adapters: Vec<String>,
 }
 
 /// Where a revision's model comes from.
@@ -102,6 +105,7 @@ pub struct Loader {
     events: Arc<Events>,
     settings: HashMap<String, LoadSettings>,
     data_dir: PathBuf,
+    adapters: Adapters,
     /// Whose standbys and idle engines may give way.
     deployments: OnceLock<Weak<Deployments>>,
 }
@@ -117,7 +121,8 @@ impl Loader {
         data_dir: PathBuf,
     ) -> Self {
         let (budget, deployments) = (Arc::new(budget), OnceLock::new());
-        Self { registry, pool, budget, events, settings, data_dir, deployments }
+        let adapters = Adapters::default();
+        Self { registry, pool, budget, events, settings, data_dir, adapters, deployments }
     }
 
     /// Says who is there to give way; once.
@@ -300,6 +305,30 @@ impl Loader {
         let changes = self.changes(deployment, &spec, Arc::clone(loaded.model())).await?;
         let variant = Variant::new(loaded, changes);
         Ok(Arc::new(LiveRevision::new(spec, Backend::Engine(variant))))
+    }
+
+    /// Adapters that requests of a deployment may choose by name.
+    pub fn adapters(&self, deployment: &str) -> &[String] {
+        self.settings.get(deployment).map_or(&[], |settings| &settings.adapters)
+    }
+
+    /// One of them, for a model.
+    ///
+    /// # Errors
+    /// When it is not in the registry, or is another model's.
+    pub async fn adapter(&self, name: &str, model: &Arc<Model>) -> Result<Arc<Adapter>, LoadError> {
+        if let Some(adapter) = self.adapters.by_name(name, model) {
+            return Ok(adapter);
+        }
+        let (registry, wanted) = (Arc::clone(&self.registry), name.to_owned());
+        let part = blocking(move || registry.adapter(&wanted)).await??;
+        if let Some(adapter) = self.adapters.by_digest(name, &part.digest, model) {
+            return Ok(adapter);
+        }
+        let (path, wanted) = (PathBuf::from(&part.path), Arc::clone(model));
+        let adapter = Arc::new(blocking(move || Adapter::load(&path, &wanted)).await??);
+        self.adapters.keep(name, &part.digest, model, &adapter);
+        Ok(adapter)
     }
 
     /// What sets a revision apart from others of its model.

@@ -1,6 +1,7 @@
 //! What fits on the node and who holds what of it: an estimate before every load, a budget that deployments share, and
 //! engines that are unloaded while nobody asks and loaded again when someone does.
 
+mod adapters;
 mod budget;
 mod free;
 mod idle;

@@ -140,7 +140,11 @@ impl Registry {
         Ok(part(reference, self.digest_of(&path)?, &path))
     }
 
-    fn adapter(&self, reference: &str) -> Result<PartRow, RegistryError> {
+    /// Finds an adapter.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its files cannot be read.
+    pub fn adapter(&self, reference: &str) -> Result<PartRow, RegistryError> {
         if let Some(artifact) = self.find(ArtifactKind::Adapter, reference)? {
             return Ok(part(reference, artifact.digest, &artifact.path));
         }

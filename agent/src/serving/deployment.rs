@@ -12,7 +12,7 @@ use super::recent::{CAPACITY, RecentRequests};
 use super::revision::{InFlight, LiveRevision};
 use super::route::{Preference, RevisionWish, Route, Split, SplitKind, Stickiness};
 use super::trial::Arm;
-use crate::placement::{Loaded, Loader};
+use crate::placement::{LoadError, Loaded, Loader, Variant};
 
 /// Why a deployment cannot serve while the agent starts.
 pub const LOADING: &str = "its model is still loading";
@@ -158,6 +158,20 @@ impl Deployment {
         let backend = self.loader.awake(self, revision.revision(), deadline).await;
         let backend = backend.map_err(|error| unavailable(error.to_string()))?;
         Ok(Admitted { place, revision, backend, arrived, deadline, observed: None, shadow: None })
+    }
+
+    /// Adapters that requests may choose by name.
+    pub fn adapters(&self) -> &[String] {
+        self.loader.adapters(&self.name)
+    }
+
+    /// What serves, with an adapter that a request chooses in the place of its own.
+    ///
+    /// # Errors
+    /// When it cannot be loaded.
+    pub async fn adapted(&self, variant: &Variant, adapter: &str) -> Result<Variant, LoadError> {
+        let adapter = self.loader.adapter(adapter, variant.model()).await?;
+        Ok(variant.with_adapter(adapter))
     }
 
     /// A copy of a request for a revision whose answers nobody sees; `None` when none is wanted, or as many copies run as

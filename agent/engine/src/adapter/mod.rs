@@ -3,6 +3,7 @@
 
 mod dora;
 mod linear;
+mod merge;
 mod peft;
 mod settings;
 mod weights;
@@ -18,6 +19,7 @@ use crate::model::Model;
 
 pub(crate) use dora::row_norms;
 pub use linear::Linear;
+pub use merge::MergedFormat;
 pub use settings::LoraSettings;
 pub use weights::{AdapterWeights, ThinMatrices};
 

@@ -326,7 +326,7 @@ fn read_bounded(path: &Path, most_bytes: u64) -> Result<Vec<u8>, EngineError> {
 }
 
 /// Beside, then renamed, so that a crash leaves no half file under the name.
-fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside: PathBuf = path.with_extension("part");
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;

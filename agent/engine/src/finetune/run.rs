@@ -335,8 +335,8 @@ impl FineTune {
         Some(loss)
     }
 
-    /// The order of the samples in an epoch.
-    fn order(&self, epoch: usize) -> Vec<usize> {
+    /// Which samples an epoch has, in order: those that are learned by their place, behind them those that are rehearsed.
+    pub fn order(&self, epoch: usize) -> Vec<usize> {
         let mut rng = StdRng::seed_from_u64(mix(self.settings.seed ^ mix(epoch as u64)));
         let mut rehearsal: Vec<usize> = (self.learned..self.samples.len()).collect();
         let (drawn, _) = rehearsal.partial_shuffle(&mut rng, self.rehearsed_an_epoch);

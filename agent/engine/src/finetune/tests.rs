@@ -10,7 +10,7 @@ use super::linear::{Pass, gains};
 use super::network::{Gradients, Loss, Workspace, run};
 use super::parameters::Parameters;
 use super::{FineTune, Sample, TrainingData, TrainingSettings};
-use crate::adapter::{Adapter, AdapterWeights};
+use crate::adapter::{Adapter, AdapterWeights, MergedFormat};
 use crate::model::Model;
 use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
 use crate::session::Session;
@@ -183,6 +183,30 @@ fn what_was_trained_is_what_is_served() {
                     "{name}: {} {served}",
                     loss.learned.sum
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn merged_weights_say_what_model_and_adapter_say_together() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    for (name, family) in families() {
+        let model = load(&family, &pool);
+        for settings in variants() {
+            let settings = TrainingSettings { dropout: 0.0, ..settings };
+            let weights = scattered(&model, &pool, &settings).weights(&settings.lora().unwrap());
+            let adapter = Arc::new(Adapter::new(&weights, &model).unwrap());
+            let folder = tempfile::tempdir().unwrap();
+            write_folder(folder.path(), &family.1, &tensors(&family.0));
+            model.write_merged(Some(&weights), MergedFormat::F32, folder.path()).unwrap();
+            let merged = Arc::new(Model::load(folder.path(), &pool).unwrap());
+            let tokens: Vec<u32> = (0..40).map(|index| index * 37 % 100).collect();
+            let mut apart = Session::new(&model, 40).unwrap().with_adapter(&adapter);
+            let mut together = Session::new(&merged, 40).unwrap();
+            let (apart, together) = (apart.all(&tokens).unwrap(), together.all(&tokens).unwrap());
+            for (apart, together) in apart.iter().zip(&*together) {
+                assert!((apart - together).abs() < 2e-2 * (1.0 + apart.abs()), "{name}: {apart} {together}");
             }
         }
     }
