@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use llmdeck::request;
 use llmdeck_tests::{AgentProcess, send, traffic, wait_for, words};
 use serde_json::Value;
 
@@ -31,6 +32,12 @@ fn end_of(agent: &AgentProcess, job: &str) -> Value {
     let followed = agent.llmdeck(&["jobs", "watch", job, "--json"]);
     let lines = String::from_utf8_lossy(&followed.stdout).into_owned();
     serde_json::from_str(lines.lines().last().unwrap_or_else(|| panic!("{}", words(&followed)))).unwrap()
+}
+
+/// A job's state, and the last step that it has taken.
+async fn step_of(agent: &AgentProcess, job: &str) -> (String, Option<u64>) {
+    let report = request::job(agent.channel(), job).await.unwrap();
+    (report.job.unwrap().state, report.training.last().map(|point| point.step))
 }
 
 fn ask(agent: &AgentProcess, prompt: &str) -> (String, String) {
@@ -134,11 +141,7 @@ async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
     assert_eq!(end_of(&agent, &whole)["state"], "done");
 
     let killed = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "killed"]].concat());
-    wait_for("some steps", async || {
-        let step = agent.json(&["jobs", "show", &killed])["step"].as_u64();
-        step.filter(|step| *step >= 12)
-    })
-    .await;
+    wait_for("some steps", async || step_of(&agent, &killed).await.1.filter(|step| *step >= 12)).await;
     agent.kill();
     agent.restart();
     let end = end_of(&agent, &killed);
@@ -160,15 +163,14 @@ async fn a_job_is_held_goes_on_and_is_cancelled_and_changed_data_is_noticed() {
     let state = |wanted: &'static str| {
         let (agent, job) = (&agent, &job);
         wait_for(wanted, async move || {
-            let shown = agent.json(&["jobs", "show", job]);
-            (shown["state"] == wanted && shown["step"].as_u64() > Some(0)).then_some(shown)
+            let (state, step) = step_of(agent, job).await;
+            step.filter(|_| state == wanted)
         })
     };
     state("running").await;
     assert!(agent.llmdeck(&["jobs", "pause", &job]).status.success());
     let held = state("paused").await;
-    let still = agent.json(&["jobs", "show", &job]);
-    assert_eq!(held["step"], still["step"], "a held job takes no step");
+    assert_eq!(agent.json(&["jobs", "show", &job])["step"], held, "a held job takes no step");
 
     // Stopped in the middle, and its data is another when it would go on.
     agent.terminate();
