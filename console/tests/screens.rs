@@ -17,7 +17,7 @@ use llmdeck_proto::v1::revision::State;
 use llmdeck_proto::v1::rollout::{State as RolloutState, Strategy};
 use llmdeck_proto::v1::{
     Alert, Assessment, ChangePlan, Counters, Deployment, Event as NodeEvent, Finding, Frame, Gpu, GpuDriver,
-    Host, Quality, Revision, Rollout, RolloutStep, Verdict,
+    Host, JobReport, JobSummary, Quality, Revision, Rollout, RolloutStep, TrainingPoint, Verdict,
 };
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -351,4 +351,104 @@ fn a_rollout_from_the_key_to_its_promotion() {
         matches!(&asked[..], [Intent::Act { action: Action::Promote { .. }, dry_run: true, .. }]),
         "{asked:?}"
     );
+}
+
+/// A training under way, or done.
+fn training(done: bool) -> JobReport {
+    let steps = 680;
+    let taken = if done { steps } else { 408 };
+    let point = |step: u64| TrainingPoint {
+        elapsed_s: step as f64 * 0.1,
+        step,
+        steps,
+        loss: 4.0 / (1.0 + step as f64 / 40.0),
+        held_out_loss: step.is_multiple_of(34).then(|| 4.2 / (1.0 + step as f64 / 40.0)),
+        learning_rate: 3e-3,
+        gradient_norm: 1.0,
+        tokens: step * 336,
+    };
+    let job = JobSummary {
+        id: "7".into(),
+        kind: "finetune".into(),
+        subject: "chat on missing-skill".into(),
+        state: if done { "done" } else { "running" }.into(),
+        detail: if done {
+            "taught: 0.85, before 0.00; suite 0.93, before 0.83"
+        } else {
+            "step 408 of 680, loss 0.357, 3360 tokens/s"
+        }
+        .into(),
+        created_unix_ms: START_UNIX_MS,
+    };
+    let score = |before: f64, after: f64| {
+        serde_json::json!({
+            "prompts": 60, "before": before, "after": after,
+            "difference_low": after - before - 0.09, "difference_high": after - before + 0.09,
+        })
+    };
+    let report = serde_json::json!({
+        "schema": "llmdeck.finetune/1",
+        "comparison": {
+            "task": score(0.0, 0.85), "suite": score(0.83, 0.93),
+            "skills": [["sums", score(1.0, 1.0)], ["opposites", score(0.0, 0.83)]],
+        },
+        "data": { "rows": [
+            { "check": "schema", "count": 0, "detail": "600 of 600 lines" },
+            { "check": "near_duplicates", "count": 71, "detail": "0.8 or more of runs of three words in common" },
+        ] },
+    });
+    JobReport {
+        job: Some(job),
+        progress: Some(taken as f64 / steps as f64),
+        training: (1..=taken).map(point).collect(),
+        log: vec!["14:00:08 364544 parameters, 680 steps, 2 threads that give way to others".into()],
+        remaining_least_s: (!done).then_some(24.0),
+        remaining_most_s: (!done).then_some(31.0),
+        report_json: if done { report.to_string() } else { String::new() },
+        ended_unix_ms: done.then_some(START_UNIX_MS + 52_000),
+        ..JobReport::default()
+    }
+}
+
+#[test]
+fn a_training_from_the_key_to_its_scores() {
+    let (mut app, model) = (App::new(), model());
+    press(&mut app, &model, KeyCode::Down);
+    let listed = press(&mut app, &model, KeyCode::Char('t'));
+    let [Intent::ListArtifacts { kind: "dataset", serial: tags_serial, .. }] = &listed[..] else {
+        panic!("{listed:?}")
+    };
+    let tags = Ok(vec!["assistant-skills".into(), "missing-skill".into()]);
+    update(&mut app, &model, AppEvent::Answer(Answer::Tags { serial: *tags_serial, tags }));
+    for letter in "miss".chars() {
+        press(&mut app, &model, KeyCode::Char(letter));
+    }
+    let asked = press(&mut app, &model, KeyCode::Enter);
+    let [Intent::Act { action: Action::Finetune { dataset, .. }, dry_run: true, .. }] = &asked[..] else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(dataset, "missing-skill", "the only one that goes on from what is typed");
+    let plan = ChangePlan {
+        deployment: "chat".into(),
+        effects: vec!["trains an adapter for llama-3.1-8b-long on 540 examples of missing-skill".into()],
+        undo: "cancel the job, or roll back: the model itself stays as it is".into(),
+        ..ChangePlan::default()
+    };
+    update(&mut app, &model, AppEvent::Answer(Answer::Planned { serial: serial(&asked), plan: Ok(plan) }));
+    insta::assert_snapshot!("teach_80x24", screen(&app, &model, (80, 24), false));
+
+    let begun = press(&mut app, &model, KeyCode::Enter);
+    let opened = update(
+        &mut app,
+        &model,
+        AppEvent::Answer(Answer::Accepted { serial: serial(&begun), id: Ok("7".into()) }),
+    );
+    let [Intent::GetJob { key }] = &opened[..] else { panic!("{opened:?}") };
+    let told = |done| Answer::Job { key: key.clone(), report: Ok(Box::new(training(done))) };
+    update(&mut app, &model, AppEvent::Answer(told(false)));
+    insta::assert_snapshot!("training_80x24", screen(&app, &model, (80, 24), false));
+    update(&mut app, &model, AppEvent::Answer(told(true)));
+    insta::assert_snapshot!("trained_120x30", screen(&app, &model, (120, 30), false));
+    let ascii = screen(&app, &model, (80, 24), true);
+    assert!(ascii.is_ascii(), "{ascii}");
 }

@@ -49,16 +49,16 @@ impl CheckKind {
     /// What to do when it finds something.
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::Schema => "mend or delete these lines",
+            Self::Schema => "mend these lines, or registry derive --drop-bad-lines",
             Self::Roles => {
                 "a system turn may come first, then user and assistant take turns, the assistant last"
             }
             Self::Empty => "delete these examples, or say something in them",
-            Self::TooLong => "raise max_tokens, or cut these examples with `--filter-too-long`",
-            Self::ExactDuplicates | Self::NearDuplicates => "dataset derive --dedupe",
-            Self::Leakage => "dataset derive --drop-leaks: scores would say nothing",
-            Self::Secrets => "revoke what was found, then dataset derive --redact",
-            Self::PersonalData => "dataset derive --redact",
+            Self::TooLong => "raise max_tokens, or registry derive --most-characters",
+            Self::ExactDuplicates | Self::NearDuplicates => "registry derive --dedupe",
+            Self::Leakage => "registry derive --drop-leaks: scores would say nothing",
+            Self::Secrets => "revoke what was found, then registry derive --redact",
+            Self::PersonalData => "registry derive --redact",
             Self::Language => "check that the mix is meant",
             Self::Toxicity => "read these examples; delete what must not be learned",
             Self::Imbalance => "add examples with other answers",

@@ -2,6 +2,7 @@
 
 mod artifact;
 mod builtin;
+mod derive;
 pub mod digest;
 mod inspect;
 mod resolve;
@@ -10,6 +11,7 @@ mod upkeep;
 
 pub use artifact::{Artifact, ArtifactKind};
 pub use builtin::BuiltinArtifacts;
+pub use derive::DerivedDataset;
 pub use resolve::{Registry, RegistryError};
 pub use take_in::Means;
 pub use upkeep::{NewArtifact, Removed, Verified};

@@ -220,7 +220,7 @@ impl Registry {
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn suite_texts(&self) -> Result<Vec<(String, PathBuf, String)>, RegistryError> {
+    pub(super) fn suite_texts(&self) -> Result<Vec<(String, PathBuf, String)>, RegistryError> {
         let suites = self.artifacts()?.into_iter().filter(|artifact| artifact.kind == ArtifactKind::Suite);
         suites
             .map(|artifact| {

@@ -26,6 +26,8 @@ pub struct NewArtifact {
     pub parents: Vec<String>,
     /// By whom.
     pub added_by: String,
+    /// Where it is from, where that is not its path.
+    pub source: Option<String>,
 }
 
 /// What became of something that was to be removed.
@@ -70,7 +72,7 @@ impl Registry {
             kind: inspected.kind.as_str().to_owned(),
             file: taken.file,
             size_bytes: total,
-            source: path.to_string_lossy().into_owned(),
+            source: new.source.clone().unwrap_or_else(|| path.to_string_lossy().into_owned()),
             added_by: new.added_by.clone(),
             added_unix_ms: unix_ms(),
             tags: if new.tag.is_empty() { Vec::new() } else { vec![new.tag.clone()] },
@@ -258,6 +260,7 @@ mod tests {
                 tag: tag.into(),
                 parents: parents.iter().map(|parent| (*parent).to_owned()).collect(),
                 added_by: "alice".into(),
+                source: None,
             };
             self.registry.add(&new, |_, _| true).map(|(artifact, _)| artifact)
         }

@@ -2,19 +2,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
+use llmdeck_datasets::Recipe;
 use llmdeck_proto::v1;
 use llmdeck_proto::v1::registry_server;
 use llmdeck_proto::v1::{
     AddArtifactProgress, AddArtifactRequest, CollectGarbageRequest, CollectGarbageResponse,
-    ListArtifactsRequest, ListArtifactsResponse, RemoveArtifactRequest, RemoveArtifactResponse,
-    TagArtifactRequest, VerifyArtifactsRequest, VerifyProgress,
+    DeriveDatasetRequest, DeriveDatasetResponse, ListArtifactsRequest, ListArtifactsResponse,
+    RemoveArtifactRequest, RemoveArtifactResponse, TagArtifactRequest, VerifyArtifactsRequest,
+    VerifyProgress,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
-use crate::registry::{Artifact, ArtifactKind, NewArtifact, RegistryError, Removed, Verified};
+use crate::registry::{
+    Artifact, ArtifactKind, DerivedDataset, NewArtifact, RegistryError, Removed, Verified,
+};
 use crate::security::access::Subject;
 use crate::security::identity::Operator;
 
@@ -41,6 +45,22 @@ impl registry_server::Registry for Registry {
         Ok(Response::new(ListArtifactsResponse { artifacts: artifacts.collect() }))
     }
 
+    async fn derive_dataset(
+        &self,
+        request: Request<DeriveDatasetRequest>,
+    ) -> Result<Response<DeriveDatasetResponse>, Status> {
+        let operator = self.0.authorize(&request, "Registry/DeriveDataset", Subject::Node).await?;
+        let DeriveDatasetRequest { reference, recipe_json, tag, reason } = request.into_inner();
+        let recipe: Recipe = serde_json::from_str(&recipe_json)
+            .map_err(|error| Status::invalid_argument(format!("recipe_json: {error}")))?;
+        self.recorded(&operator, "derive-dataset", &reference, &reason).await?;
+        let (registry, by) = (Arc::clone(&self.0.registry), operator.to_string());
+        let made = tokio::task::spawn_blocking(move || registry.derive(&reference, &recipe, &tag, &by)).await;
+        let made = made.map_err(|_| Status::internal("met a bug of the agent; its log has the panic"))?;
+        let DerivedDataset { artifact, done } = made.map_err(|error| status(&error))?;
+        Ok(Response::new(DeriveDatasetResponse { artifact: Some(wire(artifact)), done }))
+    }
+
     type AddArtifactStream = Streamed<AddArtifactProgress>;
 
     async fn add_artifact(
@@ -54,7 +74,7 @@ impl registry_server::Registry for Registry {
             word => Some(ArtifactKind::parse(word).ok_or_else(|| unknown_kind(word))?),
         };
         self.recorded(&operator, "add-artifact", &path, &reason).await?;
-        let new = NewArtifact { path, kind, tag, parents, added_by: operator.to_string() };
+        let new = NewArtifact { path, kind, tag, parents, added_by: operator.to_string(), source: None };
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let registry = Arc::clone(&self.0.registry);
         tokio::task::spawn_blocking(move || {

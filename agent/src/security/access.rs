@@ -67,7 +67,7 @@ pub enum Subject<'a> {
 }
 
 /// The least role for every call. A call that is not here is refused to everyone.
-pub const RULES: [(&str, Role); 30] = [
+pub const RULES: [(&str, Role); 31] = [
     ("Telemetry/Watch", Role::Viewer),
     ("Telemetry/History", Role::Viewer),
     ("Control/Deploy", Role::Operator),
@@ -80,6 +80,7 @@ pub const RULES: [(&str, Role); 30] = [
     ("Control/ListRollouts", Role::Viewer),
     ("Registry/ListArtifacts", Role::Viewer),
     ("Registry/AddArtifact", Role::Operator),
+    ("Registry/DeriveDataset", Role::Operator),
     ("Registry/TagArtifact", Role::Operator),
     ("Registry/RemoveArtifact", Role::Operator),
     ("Registry/CollectGarbage", Role::Operator),

@@ -4,6 +4,7 @@ mod audit;
 mod bench;
 mod change;
 mod confirm;
+mod derive;
 mod file;
 mod findings;
 mod finetune;

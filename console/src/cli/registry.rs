@@ -12,6 +12,7 @@ use llmdeck_proto::v1::{
 use serde_json::{Value, json};
 
 use super::confirm::type_the_name;
+use super::derive::{self, DeriveArguments};
 use super::output::{print_json, print_table};
 use super::{CliError, Common};
 use crate::link::{LinkError, dial};
@@ -26,6 +27,8 @@ pub(super) enum RegistryCommand {
     Show(OneArguments),
     /// Take in a file or a folder of the node: checked, named by digest, without a second copy where the disk can.
     Add(AddArguments),
+    /// Make a dataset from another: without duplicates, leaks or personal data, or a part of it.
+    Derive(DeriveArguments),
     /// Give an artifact a name; it moves from whatever had it.
     Tag(TagArguments),
     /// What an artifact was made from, and what was made from it.
@@ -131,6 +134,7 @@ pub(super) async fn run(command: RegistryCommand) -> Result<ExitCode, CliError> 
         RegistryCommand::List(arguments) => list(arguments).await?,
         RegistryCommand::Show(arguments) => show(arguments).await?,
         RegistryCommand::Add(arguments) => add(arguments).await?,
+        RegistryCommand::Derive(arguments) => derive::run(arguments).await?,
         RegistryCommand::Tag(arguments) => tag(arguments).await?,
         RegistryCommand::Lineage(arguments) => lineage(arguments).await?,
         RegistryCommand::Remove(arguments) => remove(arguments).await?,
@@ -140,7 +144,7 @@ pub(super) async fn run(command: RegistryCommand) -> Result<ExitCode, CliError> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn artifact_json(artifact: &Artifact) -> Value {
+pub(super) fn artifact_json(artifact: &Artifact) -> Value {
     json!({
         "digest": artifact.digest, "kind": artifact.kind, "tags": artifact.tags,
         "size_bytes": artifact.size_bytes, "path": artifact.path, "parents": artifact.parents,

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llmdeck_datasets::{Body, CheckKind, Dataset, Example, Report, Role, Rule, Suites, check};
+use llmdeck_datasets::{Body, CheckKind, Dataset, Example, Report, Role, Rule, check};
 use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::chat_template::Message;
 use llmdeck_engine::finetune::{Sample, TrainingData, TrainingSettings, Turn, conversation, plain_text};
@@ -40,14 +40,10 @@ pub(super) struct Prepared {
 impl Finetunes {
     /// Reads and checks the data, and puts it into the model's tokens.
     pub(super) async fn prepare(&self, spec: &Spec, variant: &Variant) -> Result<Prepared, FinetuneError> {
-        let suites = self.registry.suite_texts()?;
+        let registry = Arc::clone(&self.registry);
         let (spec, model, policy) = (spec.clone(), Arc::clone(variant.model()), self.config.policy.clone());
         let work = move || {
-            let mut known = Suites::default();
-            for (name, path, text) in &suites {
-                let suite = Suite::parse(path, text)?;
-                known.add(name, suite.prompts.iter().map(|golden| golden.prompt.as_str()));
-            }
+            let known = registry.suites()?;
             let read = |path: &str| {
                 Dataset::read(Path::new(path)).map_err(|error| FinetuneError::Invalid(error.to_string()))
             };
