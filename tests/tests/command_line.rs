@@ -52,7 +52,14 @@ async fn deploy_status_and_rollback_from_a_script() {
         tags.as_array().unwrap().iter().map(|entry| entry["tags"][0].as_str().unwrap()).collect();
     assert_eq!(
         tags,
-        ["assistant", "assistant-worse", "assistant-untaught", "assistant-suite", "missing-skill"]
+        [
+            "assistant",
+            "assistant-worse",
+            "assistant-untaught",
+            "assistant-suite",
+            "missing-skill",
+            "assistant-skills"
+        ]
     );
     let audit = json(&run(&["audit", "list", "--json"]));
     let rollback = audit.as_array().unwrap().iter().find(|record| record["action"] == "rollback");

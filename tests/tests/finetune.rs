@@ -216,3 +216,33 @@ async fn data_that_may_not_be_trained_on_is_refused_and_the_refusal_is_audited()
         agent.llmdeck(&["finetune", "assistant", "--dataset", "missing-skill", "--rank", "0", "--yes"]);
     assert!(wrong.status.code() == Some(2) && words(&wrong).contains("rank is 0"), "{}", words(&wrong));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_external_trainer_gets_the_job_and_its_adapter_goes_through_the_same_gates() {
+    let trainer = concat!(env!("CARGO_MANIFEST_DIR"), "/trainer.py");
+    let config = format!("{UNTAUGHT}[finetune]\ntrainer = [\"python3\", \"{trainer}\"]\n");
+    let agent = AgentProcess::start(&config);
+    agent.ready().await;
+    let job = begin(&agent, "missing-skill", &["--outside", "--tag", "outside"]);
+    let end = end_of(&agent, &job);
+    assert_eq!((&end["state"], &end["step"]), (&"done".into(), &3.into()), "{end}");
+    // It has learned nothing, and is kept as what it is.
+    assert_eq!((&end["score_before"], &end["score_after"]), (&0.0.into(), &0.0.into()), "{end}");
+    assert_eq!(artifact(&agent, "outside")["kind"], "adapter");
+    let log = agent.json(&["jobs", "show", &job])["log"].to_string();
+    assert!(log.contains("a trainer's banner"), "{log}");
+
+    let failed = begin(&agent, "missing-skill", &["--outside", "--seed", "2"]);
+    let end = end_of(&agent, &failed);
+    assert!(end["state"] == "failed" && end["detail"].as_str().unwrap().contains("exit status: 1"), "{end}");
+    let log = agent.json(&["jobs", "show", &failed])["log"].to_string();
+    assert!(log.contains("out of memory"), "{log}");
+
+    let endless = begin(&agent, "missing-skill", &["--outside", "--seed", "1"]);
+    wait_for("its last step", async || step_of(&agent, &endless).await.1.filter(|step| *step == 3)).await;
+    assert!(agent.llmdeck(&["jobs", "cancel", &endless]).status.success());
+    let end = end_of(&agent, &endless);
+    assert_eq!(end["state"], "cancelled", "{end}");
+    let left = std::process::Command::new("pgrep").args(["-f", &endless]).output().unwrap();
+    assert!(left.stdout.is_empty(), "its processes are gone: {}", words(&left));
+}

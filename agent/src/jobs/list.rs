@@ -112,7 +112,12 @@ impl JobHandle {
         !self.cancel.is_cancelled()
     }
 
-    fn set_state(&self, state: &str) {
+    /// Whether it is to wait.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| *held.borrow())
+    }
+
+    pub(super) fn set_state(&self, state: &str) {
         self.update(|entry| state.clone_into(&mut entry.job.state));
     }
 

@@ -119,6 +119,7 @@ impl jobs_server::Jobs for Jobs {
             tag: asked.tag,
             priority: asked.priority,
             ship: asked.ship,
+            outside: asked.outside,
             reason: asked.reason,
         };
         let answer = self.0.finetunes.begin(operator, asked, dry_run).await;

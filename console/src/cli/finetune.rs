@@ -64,6 +64,9 @@ pub(super) struct FinetuneArguments {
     /// What to do with an adapter that is no worse than the model.
     #[arg(long, value_enum, default_value_t = Ship::None)]
     ship: Ship,
+    /// Have the external trainer do it that the agent's configuration names.
+    #[arg(long)]
+    outside: bool,
     /// Follow the job to its end.
     #[arg(long)]
     watch: bool,
@@ -145,6 +148,7 @@ impl FinetuneArguments {
             ship: ship.into(),
             reason: self.reason.clone(),
             dry_run,
+            outside: self.outside,
         })
     }
 }

@@ -113,7 +113,35 @@ fn sum(variable: &Var, gradients: &[GradStore]) -> Result<Vec<f32>> {
 mod tests {
     use candle_core::{Device, Var};
 
-    use super::{AdamW, AdamWOptions};
+    use super::{AdamW, AdamWOptions, adamw_update, clip_factor};
+
+    /// Three steps of torch 2.15's AdamW with gradients clipped to a norm of 1; `benches/peft/adamw.py` prints the values.
+    #[test]
+    fn steps_are_torchs() {
+        let options = AdamWOptions {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            max_gradient_norm: 1.0,
+        };
+        let mut values = [0.5f32, -1.25, 3.0, 0.0];
+        let (mut first, mut second) = ([0.0; 4], [0.0; 4]);
+        let steps = [
+            ([0.1f32, -0.2, 0.3, 1e-4], [0.399_500_0f32, -1.148_749_9, 2.897_000_1, -0.099_990_0]),
+            ([0.05, 0.4, -0.3, 0.0], [0.305_882_5, -1.184_211_6, 2.899_366_1, -0.166_886_4]),
+            ([-0.7, 0.0, 0.2, 2.0], [0.342_891_1, -1.211_327_3, 2.886_614_8, -0.230_606_3]),
+        ];
+        for (step, (gradient, expected)) in (1..).zip(steps) {
+            let norm = gradient.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+            let factor = clip_factor(norm, options.max_gradient_norm);
+            let gradient = gradient.iter().map(|g| g * factor);
+            adamw_update(options, step, 0.1, &mut values, gradient, (&mut first, &mut second));
+            for (ours, theirs) in values.iter().zip(expected) {
+                assert!((ours - theirs).abs() < 1e-6, "step {step}: {values:?}, torch has {expected:?}");
+            }
+        }
+    }
 
     /// One step from the definition: with bias correction the first step moves by the rate against the sign.
     #[test]

@@ -12,6 +12,9 @@ pub struct FinetuneConfig {
     /// Training waits while TTFT at the 95th percentile is above this, in milliseconds; the deployment's objective where it is
     /// absent.
     pub max_ttft_p95_ms: Option<f64>,
+    /// A command that trains instead of the agent where a job asks for it; it gets the job's folder as its last argument.
+    #[serde(default)]
+    pub trainer: Vec<String>,
     /// What stands in the way of training.
     #[serde(default)]
     pub policy: Policy,

@@ -4,6 +4,7 @@ mod card;
 mod compare;
 mod config;
 mod finish;
+mod outside;
 mod plan;
 mod prepare;
 mod spec;
@@ -131,7 +132,9 @@ impl Finetunes {
             self.controller.record(&operator, KIND, &subject, &spec.reason, &outcome).await?;
             return Err(FinetuneError::Data(refusal));
         }
-        plan::check_memory(needed)?;
+        if spec.trainer.is_none() {
+            plan::check_memory(needed)?;
+        }
         self.controller.record(&operator, KIND, &subject, &spec.reason, "accepted").await?;
         let new = NewJob { can_be_held: true, ..NewJob::now(KIND, subject.clone()) };
         let id = new.id.clone();
@@ -200,7 +203,7 @@ impl Finetunes {
             tracing::error!(%error, "the outcome of a fine-tuning could not be kept");
         }
         // What it would go on from is of no use any more.
-        let _ = std::fs::remove_file(self.folder_of(job.id()).join(train::STATE));
+        let _ = std::fs::remove_dir_all(self.folder_of(job.id()));
         ended
     }
 
@@ -211,7 +214,7 @@ impl Finetunes {
         std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         job.progress(0.0, "reads the data");
         let variant = self.variant_when_up(&deployment, job).await?;
-        self.unchanged(spec, &variant, &deployment)?;
+        self.unchanged(spec, &deployment)?;
         let prepared = self.prepare(spec, &variant).await.map_err(|error| words(&error))?;
         if let Some(refusal) = prepared.report.refusal() {
             return Err(format!("the data may not be trained on: {refusal}"));
@@ -219,7 +222,10 @@ impl Finetunes {
         let suite = self.suite_of(spec)?;
         let base = Backend::Engine(variant.without_changes());
         let before = compare::score(job, "before", &base, &prepared.task, suite.as_ref()).await?;
-        let trained = self.train(job, &variant, prepared, &deployment, &folder).await?;
+        let trained = match &spec.trainer {
+            None => self.train(job, &variant, prepared, &deployment, &folder).await?,
+            Some(command) => self.train_outside(job, spec, &variant, prepared, command, &folder).await?,
+        };
         let adapted = Backend::Engine(variant.with_adapter(Arc::clone(&trained.adapter)));
         let after = compare::score(job, "after", &adapted, &trained.prepared.task, suite.as_ref()).await?;
         self.finish(job, spec, &trained, &before, &after, &folder).await
@@ -261,23 +267,17 @@ impl Finetunes {
         const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
         const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
         let until = std::time::Instant::now() + PATIENCE;
-        loop {
-            match self.variant(deployment).await {
-                Ok(variant) => return Ok(variant),
-                Err(error) if std::time::Instant::now() > until || deployment.stable().is_some() => {
-                    return Err(error.to_string());
-                }
-                Err(_) => {}
-            }
+        while deployment.stable().is_none() && std::time::Instant::now() < until {
             let waited = job.cancel.run_until_cancelled(tokio::time::sleep(LOOK_AGAIN)).await;
             if waited.is_none() {
                 return Err("was cancelled before it began to train".into());
             }
         }
+        self.variant(deployment).await.map_err(|error| error.to_string())
     }
 
     /// Holds model and data to what they were when the job was asked for.
-    fn unchanged(&self, spec: &Spec, variant: &Variant, deployment: &Deployment) -> Result<(), String> {
+    fn unchanged(&self, spec: &Spec, deployment: &Deployment) -> Result<(), String> {
         let serves = deployment.stable().map(|live| live.spec().digest.clone()).unwrap_or_default();
         if serves != spec.base.digest {
             return Err(format!(
@@ -286,7 +286,6 @@ impl Finetunes {
                 spec.base.reference
             ));
         }
-        let _ = variant;
         for part in std::iter::once(&spec.dataset).chain(&spec.rehearsal) {
             let found = self.registry.digest_of(Path::new(&part.path)).map_err(|error| error.to_string())?;
             if found != part.digest {

@@ -48,7 +48,10 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
         prepared.tokens * epochs,
         prepared.data.held_out.len()
     ));
-    lines.push(format!("shares the model that serves; takes {} MiB beside it", needed.div_ceil(1 << 20)));
+    lines.push(match &spec.trainer {
+        None => format!("shares the model that serves; takes {} MiB beside it", needed.div_ceil(1 << 20)),
+        Some(command) => format!("trained by {}, which has its own copy of the model", command.join(" ")),
+    });
     if variant.adapter().is_some() {
         lines.push("begins at the model itself, not at the adapter that serves now".into());
     }

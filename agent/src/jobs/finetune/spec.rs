@@ -34,6 +34,8 @@ pub struct FinetuneAsked {
     pub priority: i32,
     /// `none`, `canary` or `replace`.
     pub ship: String,
+    /// Have the configured command train.
+    pub outside: bool,
     /// Why.
     pub reason: String,
 }
@@ -61,6 +63,9 @@ pub(super) struct Spec {
     pub(super) tag: String,
     pub(super) priority: i32,
     pub(super) ship: Ship,
+    /// The command that trains, where it is not the agent.
+    #[serde(default)]
+    pub(super) trainer: Option<Vec<String>>,
     pub(super) operator: String,
     pub(super) reason: String,
 }
@@ -128,6 +133,12 @@ impl Finetunes {
             "replace" => Ship::Replace,
             other => return Err(invalid(format!("ship is {other:?}; it must be none, canary or replace"))),
         };
+        if asked.outside && self.config.trainer.is_empty() {
+            let reason =
+                "no external trainer is configured; set trainer under [finetune], see docs/finetuning.md";
+            return Err(invalid(reason.into()));
+        }
+        let trainer = asked.outside.then(|| self.config.trainer.clone());
         let rehearsal_ratio = match asked.rehearsal_ratio {
             0.0 => DEFAULT_REHEARSAL_RATIO,
             ratio if (0.0..=MOST_REHEARSAL_RATIO).contains(&ratio) => ratio,
@@ -175,6 +186,7 @@ impl Finetunes {
                 tag,
                 priority: asked.priority,
                 ship,
+                trainer,
                 operator,
                 reason: asked.reason,
             })
