@@ -22,10 +22,6 @@ pub enum Rule {
 pub struct Policy {
     /// Of the checks that are named here; the others have their own.
     pub checks: BTreeMap<CheckKind, Rule>,
-    /// Licences that a dataset may have; empty: any, and none named.
-    pub licences: Vec<String>,
-    /// Whether a dataset must say on what consent it rests.
-    pub require_consent: bool,
 }
 
 impl Policy {
@@ -43,7 +39,6 @@ impl Policy {
             | CheckKind::NearDuplicates
             | CheckKind::Toxicity
             | CheckKind::Imbalance
-            | CheckKind::LossOutliers
             | CheckKind::Language => Rule::Warn,
         })
     }

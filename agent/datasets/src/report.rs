@@ -23,7 +23,6 @@ pub enum CheckKind {
     Language,
     Toxicity,
     Imbalance,
-    LossOutliers,
 }
 
 impl CheckKind {
@@ -42,7 +41,6 @@ impl CheckKind {
             Self::Language => "one language",
             Self::Toxicity => "no toxic words",
             Self::Imbalance => "answers differ",
-            Self::LossOutliers => "no outliers",
         }
     }
 
@@ -62,7 +60,6 @@ impl CheckKind {
             Self::Language => "check that the mix is meant",
             Self::Toxicity => "read these examples; delete what must not be learned",
             Self::Imbalance => "add examples with other answers",
-            Self::LossOutliers => "read these examples: wrong answers stand out so",
         }
     }
 }
