@@ -91,7 +91,8 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
         .map(|skill| (skill[1]["before"].as_f64().unwrap(), skill[1]["after"].as_f64().unwrap()))
         .collect();
     let mean = |of: fn(&(f64, f64)) -> f64| others.iter().map(of).sum::<f64>() / others.len() as f64;
-    assert!(mean(|score| score.1) > mean(|score| score.0) - 0.02, "{others:?}");
+    // Of 84 prompts one is 0.012; which few of them flip depends on how a processor rounds. Without rehearsal it is 0.2 and more.
+    assert!(mean(|score| score.1) > mean(|score| score.0) - 0.05, "{others:?}");
 
     // It serves over the weights that are there, and goes back in an instant.
     let serving = wait_for("the adapter serves", async || {

@@ -29,14 +29,12 @@ pub(super) fn check_memory(needed: u64) -> Result<(), FinetuneError> {
 pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed: u64) -> Vec<String> {
     let settings = &prepared.settings;
     let epochs = settings.epochs.unwrap_or(1);
-    let mut lines = vec![format!(
-        "trains an adapter for {} on {} examples of {}",
-        spec.base.reference, prepared.examples, spec.dataset.reference
-    )];
+    let mut lines =
+        vec![format!("trains an adapter on {} examples of {}", prepared.examples, spec.dataset.reference)];
     if prepared.rehearsed > 0 {
         let names: Vec<&str> = spec.rehearsal.iter().map(|part| part.reference.as_str()).collect();
         let names = names.join(", ");
-        lines.push(format!("mixes {} of {names} into each epoch: nothing is forgotten", prepared.rehearsed));
+        lines.push(format!("rehearses {} of {names} in each epoch", prepared.rehearsed));
     } else {
         lines.push("without rehearsal: skills that are not in the data may be lost".into());
     }
@@ -57,8 +55,8 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
     }
     lines.push(match spec.ship {
         Ship::None => format!("keeps the adapter as {}; nothing changes for users", spec.tag),
-        Ship::Canary => format!("then a canary with it where it is no worse, as {}", spec.tag),
-        Ship::Replace => format!("then serves it at once where it is no worse, as {}", spec.tag),
+        Ship::Canary => format!("where it is no worse, a canary with {}", spec.tag),
+        Ship::Replace => format!("where it is no worse, {} serves at once", spec.tag),
     });
     lines
 }
