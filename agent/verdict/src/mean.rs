@@ -1,12 +1,12 @@
 //! Two bounded means compared: proportions of failures, scores between 0 and 1.
 
 use crate::finding::Effect;
-use crate::mixture::{Tally, ln_evidence_above, ln_evidence_below};
+use crate::mixture::{PRIOR_BEND, Tally, ln_evidence_above, ln_evidence_below};
 
 /// Halvings of what a difference may be: to two in a million.
 const HALVINGS: usize = 20;
-/// Steps of the search for the stable mean that explains the counts best.
-const SEARCH_STEPS: usize = 24;
+/// How near the search comes to the stable mean that explains the counts best.
+const PRECISION: f64 = 1e-5;
 
 /// Whether the candidate's mean surely exceeds the stable one by more than `margin`, wrongly at most with chance `alpha`
 /// over all looks together.
@@ -17,36 +17,42 @@ const SEARCH_STEPS: usize = 24;
 pub fn mean_exceeds(stable: &Tally, candidate: &Tally, margin: f64, alpha: f64) -> bool {
     let (Some(stable_mean), Some(candidate_mean)) = (stable.mean(), candidate.mean()) else { return false };
     let needed = -alpha.ln();
-    let (least, most) = ((-margin).max(0.0), (1.0 - margin).min(1.0));
-    let evidence = |p: f64| ln_evidence_above(p + margin, candidate) + ln_evidence_below(p, stable);
     if candidate_mean - margin <= stable_mean {
         return false;
     }
-    let (mut low, mut high) = (stable_mean.clamp(least, most), (candidate_mean - margin).clamp(least, most));
-    // Outside of these two one of the pieces of evidence goes on growing, and the other hardly falls: a few looks do.
-    let outside = [0.0, 0.5, 0.75, 1.0].map(|part| least + part * (low - least));
-    let beyond = [1.0, 0.75, 0.5, 0.0].map(|part| most - part * (most - high));
-    if outside.into_iter().chain(beyond).any(|p| evidence(p) < needed) {
+    let (least, most) = ((-margin).max(0.0), (1.0 - margin).min(1.0));
+    // Between these the evidence has one valley each: the prior is of another form beyond them.
+    let mut bounds =
+        [PRIOR_BEND, 1.0 - PRIOR_BEND, PRIOR_BEND - margin, 1.0 - PRIOR_BEND - margin, least, most]
+            .map(|bound| bound.clamp(least, most));
+    bounds.sort_by(f64::total_cmp);
+    let excess = |p: f64| ln_evidence_above(p + margin, candidate) + ln_evidence_below(p, stable) - needed;
+    bounds.windows(2).all(|span| stays_positive(span[0], span[1], excess))
+}
+
+/// Whether a function that falls and then rises is positive, or 0, from `low` to `high`. What it finds negative ends it.
+fn stays_positive(mut low: f64, mut high: f64, function: impl Fn(f64) -> f64) -> bool {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    if function(low) < 0.0 || function(high) < 0.0 {
         return false;
     }
-    const GOLDEN: f64 = 0.618_033_988_749_894_9;
     let (mut left, mut right) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
-    let (mut at_left, mut at_right) = (evidence(left), evidence(right));
-    for _ in 0..SEARCH_STEPS {
-        if at_left < needed || at_right < needed {
+    let (mut at_left, mut at_right) = (function(left), function(right));
+    while high - low > PRECISION {
+        if at_left < 0.0 || at_right < 0.0 {
             return false;
         }
         if at_left < at_right {
             (high, right, at_right) = (right, left, at_left);
             left = high - GOLDEN * (high - low);
-            at_left = evidence(left);
+            at_left = function(left);
         } else {
             (low, left, at_left) = (left, right, at_right);
             right = low + GOLDEN * (high - low);
-            at_right = evidence(right);
+            at_right = function(right);
         }
     }
-    at_left >= needed && at_right >= needed
+    at_left >= 0.0 && at_right >= 0.0
 }
 
 /// The candidate's mean less the stable one's, between bounds each of which is wrong at most with chance `alpha` over all
