@@ -24,7 +24,9 @@ use crate::train::{AdamWOptions, adamw_update, clip_factor};
 const STRAY_FACTOR: f64 = 4.0;
 /// And is at least so much above it, in nats: near zero, factors say little.
 const STRAY_MARGIN: f64 = 2.0;
-/// What the learning rate is multiplied with when it has.
+/// So many in a row have to be: a batch of a few hard tokens is no reason to go back, and would be as hard again.
+const STRAY_STEPS: usize = 3;
+/// What the learning rate is multiplied with when they have.
 const RATE_AFTER_STRAY: f64 = 0.5;
 /// How often it may.
 const MOST_STRAYS: usize = 4;
@@ -55,6 +57,8 @@ pub struct FineTune {
     state: State,
     /// What a run goes back to when it has gone astray.
     last_good: State,
+    /// Losses in a row that were far above those before; none at any state that is kept.
+    far_in_a_row: usize,
     gradients: Vec<f32>,
     workspace: Workspace,
 }
@@ -89,7 +93,8 @@ pub struct StepReport {
     pub tokens: usize,
     /// A held-out token's loss, where it was evaluated behind this step.
     pub held_out_loss: Option<f64>,
-    /// The loss was not a number or far above those before: the run is back at an earlier step, with a lower rate.
+    /// Losses were not a number, or again and again far above those before: the run is back at an earlier step, with a lower
+    /// rate.
     pub went_back_to: Option<usize>,
     /// A state to come back to was reached; [`FineTune::save`] keeps it.
     pub checkpoint: bool,
@@ -152,6 +157,7 @@ impl FineTune {
             fingerprint,
             parameters,
             last_good: state.clone(),
+            far_in_a_row: 0,
             state,
             gradients: vec![0.0; count],
             workspace: Workspace::default(),
@@ -172,6 +178,7 @@ impl FineTune {
         }
         self.parameters.values.clone_from(&state.values);
         self.last_good = state.clone();
+        self.far_in_a_row = 0;
         self.state = state;
         Ok(())
     }
@@ -215,8 +222,8 @@ impl FineTune {
     }
 
     #[cfg(test)]
-    pub(super) fn damage(&mut self) {
-        self.parameters.values.fill(f32::NAN);
+    pub(super) fn damage(&mut self, value: f32) {
+        self.parameters.values.fill(value);
     }
 
     fn steps_an_epoch(&self) -> usize {
@@ -276,17 +283,22 @@ impl FineTune {
         };
         let before = self.state.progress.smoothed_loss;
         let is_far = before.is_some_and(|mean| loss > mean * STRAY_FACTOR && loss > mean + STRAY_MARGIN);
-        if !loss.is_finite() || !norm.is_finite() || is_far {
+        self.far_in_a_row = if is_far { self.far_in_a_row + 1 } else { 0 };
+        if !loss.is_finite() || !norm.is_finite() || self.far_in_a_row >= STRAY_STEPS {
             return self.go_back(report);
         }
         self.update(norm, learning_rate);
         let progress = &mut self.state.progress;
         progress.step = step + 1;
-        progress.smoothed_loss = Some(before.map_or(loss, |mean| mean + SMOOTHING * (loss - mean)));
+        if !is_far {
+            progress.smoothed_loss = Some(before.map_or(loss, |mean| mean + SMOOTHING * (loss - mean)));
+        }
         if self.is_evaluation(step + 1) {
             report.held_out_loss = self.evaluate();
         }
-        if (step + 1).is_multiple_of(CHECKPOINT_STEPS) || report.held_out_loss.is_some() || self.is_done() {
+        let is_due =
+            (step + 1).is_multiple_of(CHECKPOINT_STEPS) || report.held_out_loss.is_some() || self.is_done();
+        if is_due && self.far_in_a_row == 0 {
             self.state.values.clone_from(&self.parameters.values);
             self.last_good.clone_from(&self.state);
             report.checkpoint = true;
@@ -307,6 +319,7 @@ impl FineTune {
         }
         report.went_back_to = Some(progress.step);
         report.checkpoint = true;
+        self.far_in_a_row = 0;
         self.state.clone_from(&self.last_good);
         self.parameters.values.clone_from(&self.state.values);
         Ok(report)

@@ -296,7 +296,7 @@ fn a_loss_that_goes_astray_takes_the_run_back_with_a_lower_rate() {
         run.step().unwrap();
     }
     for strays in 1..=4 {
-        run.damage();
+        run.damage(f32::NAN);
         let report = run.step().unwrap();
         assert!(report.loss.is_nan() && report.went_back_to == Some(8), "{report:?}");
         assert_eq!(run.step_number(), 8);
@@ -304,7 +304,49 @@ fn a_loss_that_goes_astray_takes_the_run_back_with_a_lower_rate() {
         let report = run.step().unwrap();
         assert!(report.loss.is_finite() && report.learning_rate == usual * 0.5f64.powi(strays), "{report:?}");
     }
-    run.damage();
+    run.damage(f32::NAN);
     let reason = run.step().unwrap_err();
     assert!(reason.contains("astray 5 times") && reason.contains("lower learning_rate"), "{reason}");
+}
+
+/// One text over and over, and in each epoch one of random tokens.
+fn easy_and_one_hard(model: &Arc<Model>, pool: &Arc<Pool>) -> FineTune {
+    let easy = Sample::new(vec![7; 12], 0..12, 1.0);
+    let mut samples = vec![easy; 23];
+    samples.extend(
+        self::samples(4, 5).into_iter().skip(1).take(1).map(|hard| Sample { rehearsed: false, ..hard }),
+    );
+    let data = TrainingData { samples, ..TrainingData::default() };
+    let settings = TrainingSettings { batch_size: 1, dropout: 0.0, epochs: Some(4), ..quick() };
+    FineTune::new(Arc::clone(model), Arc::clone(pool), data, settings).unwrap()
+}
+
+#[test]
+fn a_hard_example_is_learned_from_and_losses_that_stay_high_are_not() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let model = load(&qwen3(), &pool);
+    let mut run = easy_and_one_hard(&model, &pool);
+    let mut reports = Vec::new();
+    while !run.is_done() {
+        reports.push(run.step().unwrap());
+    }
+    let losses: Vec<f64> = reports.iter().map(|report| report.loss).collect();
+    assert!(
+        losses[80..].iter().any(|loss| *loss > 3.0) && losses[80..].iter().any(|loss| *loss < 0.5),
+        "{losses:?}"
+    );
+    assert!(reports.iter().all(|report| report.went_back_to.is_none()), "{reports:?}");
+
+    let mut run = easy_and_one_hard(&model, &pool);
+    while run.step_number() < 85 {
+        run.step().unwrap();
+    }
+    run.damage(3.0);
+    let mut went_back = Vec::new();
+    for _ in 0..3 {
+        let report = run.step().unwrap();
+        assert!(report.loss.is_finite(), "{report:?}");
+        went_back.push(report.went_back_to);
+    }
+    assert_eq!(went_back, [None, None, Some(80)]);
 }
