@@ -34,7 +34,7 @@ use crate::security::tls::TlsError;
 use crate::serving::{Deployment, DeploymentLimits, Deployments, Drained};
 use crate::store::{Store, StoreError};
 use crate::telemetry::events::Events;
-use crate::telemetry::{FrameMaker, History, Subscribers};
+use crate::telemetry::{FrameMaker, History, NodeMeter, Subscribers};
 
 /// How often what keys used is kept; a crash loses no more.
 const KEEP_KEY_USAGE: Duration = Duration::from_secs(10);
@@ -187,6 +187,7 @@ impl Agent {
             Arc::clone(&registry),
             store,
             Arc::clone(&events),
+            NodeMeter::new(Arc::clone(&subscribers), config.prices.clone()),
             config.finetune.clone(),
             folder.join("jobs"),
         ));

@@ -366,6 +366,7 @@ fn training(done: bool) -> JobReport {
         learning_rate: 3e-3,
         gradient_norm: 1.0,
         tokens: step * 336,
+        energy_mj: Some(step * 3_000),
     };
     let job = JobSummary {
         id: "7".into(),

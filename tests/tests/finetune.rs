@@ -91,8 +91,8 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
         .map(|skill| (skill[1]["before"].as_f64().unwrap(), skill[1]["after"].as_f64().unwrap()))
         .collect();
     let mean = |of: fn(&(f64, f64)) -> f64| others.iter().map(of).sum::<f64>() / others.len() as f64;
-    // Of 84 prompts one is 0.012; which few of them flip depends on how a processor rounds. Without rehearsal it is 0.2 and more.
-    assert!(mean(|score| score.1) > mean(|score| score.0) - 0.05, "{others:?}");
+    // Without rehearsal it is 0.2 and more.
+    assert!(mean(|score| score.1) > mean(|score| score.0) - 0.02, "{others:?}");
 
     // It serves over the weights that are there, and goes back in an instant.
     let serving = wait_for("the adapter serves", async || {
@@ -216,6 +216,53 @@ async fn data_that_may_not_be_trained_on_is_refused_and_the_refusal_is_audited()
     let wrong =
         agent.llmdeck(&["finetune", "assistant", "--dataset", "missing-skill", "--rank", "0", "--yes"]);
     assert!(wrong.status.code() == Some(2) && words(&wrong).contains("rank is 0"), "{}", words(&wrong));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dataset_may_not_be_used_for_holds_for_what_is_made_of_it() {
+    let config = format!("{UNTAUGHT}[finetune.policy]\nrequired = [\"license\"]\n");
+    let agent = AgentProcess::start(&config);
+    agent.ready().await;
+    let data = agent.folder().join("kept.jsonl");
+    let example =
+        |number: usize| format!("{{\"text\": \"note {number} of the night shift: {}\"}}\n", number * 7919);
+    std::fs::write(&data, (0..30).map(example).collect::<String>()).unwrap();
+    let recorded =
+        ["--tag", "kept", "--owner", "support", "--retain-until", "2999-12-31", "--not-for-training"];
+    let added = agent.llmdeck(&[&["registry", "add", data.to_str().unwrap()], &recorded[..]].concat());
+    assert!(added.status.success(), "{}", words(&added));
+    let derived = agent.llmdeck(&["registry", "derive", "kept", "--tag", "part", "--split", "0..0.5"]);
+    assert!(derived.status.success(), "{}", words(&derived));
+
+    let known = agent.json(&["registry", "show", "part"]);
+    assert_eq!(
+        (&known["governance"]["owner"], &known["governance"]["not_for_training"]),
+        (&"support".into(), &true.into())
+    );
+    assert_eq!(known["report"]["rows"][0]["check"], "governance", "it was checked when it was made: {known}");
+    let asked = ["finetune", "assistant", "--dataset", "part", "--dry-run"];
+    let refused = words(&agent.llmdeck(&asked));
+    assert!(refused.contains("not for training") && refused.contains("license is not recorded"), "{refused}");
+
+    let govern = |change: &[&str]| {
+        agent.llmdeck(&[&["registry", "govern", "part", "--reason", "asked"], change].concat())
+    };
+    let wrong = govern(&["--retain-until", "soon"]);
+    assert!(wrong.status.code() == Some(2) && words(&wrong).contains("soon"), "{}", words(&wrong));
+    let said = govern(&["--license", "CC-BY-4.0", "--not-for-training", "false"]);
+    assert!(said.status.success() && words(&said).contains("CC-BY-4.0"), "{}", words(&said));
+    let allowed = agent.llmdeck(&asked);
+    let said = words(&allowed);
+    assert!(allowed.status.success() && said.contains("median perplexity"), "{said}");
+    let shown = words(&agent.llmdeck(&["registry", "show", "part"]));
+    for word in ["owner       support", "2999-12-31", "loss outliers", "19 of 19"] {
+        assert!(shown.contains(word), "{word} is not in {shown}");
+    }
+    assert!(govern(&["--retain-until", "2020-01-01"]).status.success());
+    let refused = words(&agent.llmdeck(&["finetune", "assistant", "--dataset", "part", "--yes"]));
+    assert!(refused.contains("kept until 2020-01-01"), "{refused}");
+    let audit = words(&agent.llmdeck(&["audit", "list"]));
+    assert!(audit.contains("govern-dataset") && audit.contains("refused"), "{audit}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

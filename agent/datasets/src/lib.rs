@@ -3,6 +3,7 @@
 
 mod checks;
 mod example;
+mod governance;
 mod policy;
 mod read;
 mod recipe;
@@ -10,8 +11,9 @@ mod redact;
 mod report;
 mod words;
 
-pub use checks::{Suites, check};
+pub use checks::{Known, Suites, check};
 pub use example::{Body, Example, Role, Turn};
+pub use governance::{Governance, GovernanceChange, GovernanceField};
 pub use policy::{Policy, Rule};
 pub use read::{BadLine, Dataset, Format, ReadError};
 pub use recipe::{Derived, Recipe};

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::governance::GovernanceField;
 use crate::report::CheckKind;
 
 /// What happens when a check finds something.
@@ -22,13 +23,20 @@ pub enum Rule {
 pub struct Policy {
     /// Of the checks that are named here; the others have their own.
     pub checks: BTreeMap<CheckKind, Rule>,
+    /// What has to be recorded of a dataset.
+    pub required: Vec<GovernanceField>,
+    /// The licenses that it may have; empty: any.
+    pub licenses: Vec<String>,
+    /// The grounds on which its personal data may be used; empty: any.
+    pub consent_bases: Vec<String>,
 }
 
 impl Policy {
     /// The rule of a check.
     pub fn rule(&self, check: CheckKind) -> Rule {
         self.checks.get(&check).copied().unwrap_or(match check {
-            CheckKind::Schema
+            CheckKind::Governance
+            | CheckKind::Schema
             | CheckKind::Roles
             | CheckKind::Empty
             | CheckKind::TooLong
@@ -39,6 +47,7 @@ impl Policy {
             | CheckKind::NearDuplicates
             | CheckKind::Toxicity
             | CheckKind::Imbalance
+            | CheckKind::LossOutliers
             | CheckKind::Language => Rule::Warn,
         })
     }

@@ -11,6 +11,7 @@ const LONGEST_SHOWN: usize = 120;
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "each says in its row what it is")]
 pub enum CheckKind {
+    Governance,
     Schema,
     Roles,
     Empty,
@@ -23,12 +24,14 @@ pub enum CheckKind {
     Language,
     Toxicity,
     Imbalance,
+    LossOutliers,
 }
 
 impl CheckKind {
     /// Its name for people.
     pub fn title(self) -> &'static str {
         match self {
+            Self::Governance => "may be learned from",
             Self::Schema => "lines that can be read",
             Self::Roles => "roles in order",
             Self::Empty => "nothing empty",
@@ -41,12 +44,14 @@ impl CheckKind {
             Self::Language => "one language",
             Self::Toxicity => "no toxic words",
             Self::Imbalance => "answers differ",
+            Self::LossOutliers => "no loss outliers",
         }
     }
 
     /// What to do when it finds something.
     pub fn remedy(self) -> &'static str {
         match self {
+            Self::Governance => "record what is missing with registry govern, or take another dataset",
             Self::Schema => "mend these lines, or registry derive --drop-bad-lines",
             Self::Roles => {
                 "a system turn may come first, then user and assistant take turns, the assistant last"
@@ -60,6 +65,7 @@ impl CheckKind {
             Self::Language => "check that the mix is meant",
             Self::Toxicity => "read these examples; delete what must not be learned",
             Self::Imbalance => "add examples with other answers",
+            Self::LossOutliers => "read these examples: wrong answers and broken text stand out so",
         }
     }
 }
@@ -114,7 +120,7 @@ impl Report {
         }
     }
 
-    /// Adds a row. `found` has the line of each example, and what is to be said of it.
+    /// Adds a row. `found` has the line of each example, 0 where it is about no line, and what is to be said of it.
     pub fn push(
         &mut self,
         check: CheckKind,
@@ -139,7 +145,8 @@ impl Report {
         }
         let shown = |(line, text): &(usize, String)| {
             let text: String = text.chars().take(LONGEST_SHOWN).collect();
-            format!("line {line}: {}", text.replace('\n', " "))
+            let text = text.replace('\n', " ");
+            if *line == 0 { text } else { format!("line {line}: {text}") }
         };
         self.rows.push(CheckRow {
             check,
@@ -161,8 +168,12 @@ impl Report {
         let reasons: Vec<String> = self
             .blocking()
             .map(|row| {
-                let first = row.examples.first().map(|example| format!(", {example}")).unwrap_or_default();
-                format!("{} ({} found{first}): {}", row.check.title(), row.count, row.remedy)
+                let what = match row.check {
+                    CheckKind::Governance => Some(&row.detail),
+                    _ => row.examples.first(),
+                };
+                let what = what.map(|what| format!(", {what}")).unwrap_or_default();
+                format!("{} ({} found{what}): {}", row.check.title(), row.count, row.remedy)
             })
             .collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
 
-use llmdeck_datasets::{CheckKind, Dataset, Policy, Recipe, Report, Rule, Suites, check};
+use jiff::civil::date;
+use llmdeck_datasets::{CheckKind, Dataset, Governance, Known, Policy, Recipe, Report, Rule, Suites, check};
 
 fn chat(user: &str, assistant: &str) -> String {
     serde_json::json!({ "messages": [
@@ -57,6 +58,18 @@ fn poisoned() -> Vec<String> {
     lines
 }
 
+fn checked(
+    dataset: &Dataset,
+    suites: &Suites,
+    policy: &Policy,
+    token_counts: Option<(&[usize], usize)>,
+) -> Report {
+    let governance = Governance::default();
+    let known =
+        Known { suites, governance: &governance, today: date(2026, 11, 26), token_counts, losses: None };
+    check(dataset, policy, &known)
+}
+
 fn count(report: &Report, kind: CheckKind) -> usize {
     report.rows.iter().find(|row| row.check == kind).map_or(0, |row| row.count)
 }
@@ -65,7 +78,7 @@ fn count(report: &Report, kind: CheckKind) -> usize {
 fn each_poison_is_found_by_its_own_check() {
     let dataset = dataset(&poisoned());
     let counts = vec![5; dataset.examples.len()];
-    let report = check(&dataset, &suites(), &Policy::default(), Some((&counts, 4)));
+    let report = checked(&dataset, &suites(), &Policy::default(), Some((&counts, 4)));
     for (kind, expected) in [
         (CheckKind::Schema, 1),
         (CheckKind::Roles, 1),
@@ -91,14 +104,14 @@ fn each_poison_is_found_by_its_own_check() {
 #[test]
 fn a_policy_decides_what_stands_in_the_way() {
     let dataset = dataset(&[chat("Mail anna@example.org", "Done."), chat("Mail bo@example.org", "Done.")]);
-    let blocked = check(&dataset, &Suites::default(), &Policy::default(), None);
+    let blocked = checked(&dataset, &Suites::default(), &Policy::default(), None);
     assert!(blocked.refusal().is_some());
     let mut policy = Policy::default();
     policy.checks.insert(CheckKind::PersonalData, Rule::Warn);
-    let warned = check(&dataset, &Suites::default(), &policy, None);
+    let warned = checked(&dataset, &Suites::default(), &policy, None);
     assert_eq!((warned.refusal(), count(&warned, CheckKind::PersonalData)), (None, 2));
     policy.checks.insert(CheckKind::PersonalData, Rule::Off);
-    assert_eq!(count(&check(&dataset, &Suites::default(), &policy, None), CheckKind::PersonalData), 0);
+    assert_eq!(count(&checked(&dataset, &Suites::default(), &policy, None), CheckKind::PersonalData), 0);
 }
 
 #[test]
@@ -112,7 +125,7 @@ fn a_recipe_makes_it_clean_and_the_same_each_time() {
     let clean = recipe.make(&poisoned, &suites()).unwrap();
     assert_eq!(clean, recipe.make(&poisoned, &suites()).unwrap());
     let again = dataset(&clean.text.lines().map(str::to_owned).collect::<Vec<_>>());
-    let report = check(&again, &suites(), &Policy::default(), None);
+    let report = checked(&again, &suites(), &Policy::default(), None);
     assert_eq!(report.refusal(), None, "{:?}", clean.done);
     assert_eq!(count(&report, CheckKind::ExactDuplicates) + count(&report, CheckKind::NearDuplicates), 0);
     assert_eq!(clean.examples, 13, "{:?}", clean.done);
@@ -133,4 +146,45 @@ fn parts_of_a_split_are_the_whole_and_stay_where_they_are() {
     assert!((20..=60).contains(&rest.lines().count()));
     let fewer = part(&lines[..150], 0.8, 1.0);
     assert!(fewer.lines().all(|line| rest.contains(line)));
+}
+
+#[test]
+fn what_the_model_finds_most_unlikely_is_shown_first() {
+    let lines: Vec<String> = (0..30).map(|number| chat(&format!("number {number}"), "fine")).collect();
+    let dataset = dataset(&lines);
+    let mut losses: Vec<Option<f64>> =
+        (0..30).map(|number| Some(1.0 + f64::from(number % 5) * 0.1)).collect();
+    (losses[7], losses[11], losses[12]) = (Some(4.0), Some(6.0), None);
+    let (suites, governance) = (Suites::default(), Governance::default());
+    let found = |losses: &[Option<f64>]| {
+        let known = Known {
+            suites: &suites,
+            governance: &governance,
+            today: date(2026, 11, 26),
+            token_counts: None,
+            losses: Some(losses),
+        };
+        let report = check(&dataset, &Policy::default(), &known);
+        report.rows.into_iter().find(|row| row.check == CheckKind::LossOutliers).unwrap()
+    };
+    let row = found(&losses);
+    assert_eq!(row.examples, ["line 12: perplexity 403: number 11", "line 8: perplexity 55: number 7"]);
+    assert!(row.detail.contains("over 29 of 30") && !row.blocks(), "{row:?}");
+    assert_eq!(found(&losses[..12]).count, 0, "few examples have no ordinary loss");
+}
+
+#[test]
+fn what_may_not_be_learned_from_blocks() {
+    let dataset = dataset(&[chat("number one", "fine")]);
+    let governance = Governance { not_for_training: true, ..Governance::default() };
+    let suites = Suites::default();
+    let known = Known {
+        suites: &suites,
+        governance: &governance,
+        today: date(2026, 11, 26),
+        token_counts: None,
+        losses: None,
+    };
+    let refusal = check(&dataset, &Policy::default(), &known).refusal().unwrap();
+    assert!(refusal.contains("not for training") && refusal.contains("registry govern"), "{refusal}");
 }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use llmdeck_datasets::{Dataset, Recipe, Suites};
+use llmdeck_datasets::{Dataset, Governance, Recipe, Suites};
 
 use super::artifact::{Artifact, ArtifactKind};
 use super::resolve::{Registry, RegistryError};
@@ -36,6 +36,7 @@ impl Registry {
         if derived.examples == 0 {
             return Err(malformed("nothing of it is left by this recipe".into()));
         }
+        let governance = self.governance_of(&parent.digest)?;
         // Only what the registry has can be a parent.
         let kept = self.any(&parent.digest).is_ok();
         let written = self.folder().join(format!(".derived-{:016x}.jsonl", rand::random::<u64>()));
@@ -49,11 +50,17 @@ impl Registry {
             parents: if kept { vec![parent.digest] } else { Vec::new() },
             added_by: added_by.to_owned(),
             source: Some(format!("{} by {recipe}", parent.reference)),
+            governance: None,
         };
         let added = self.add(&new, |_, _| true);
         // What was taken in is there under its own name.
         let _ = std::fs::remove_file(&written);
-        Ok(DerivedDataset { artifact: added?.0, done: derived.done })
+        let artifact = added?.0;
+        // What may not be done with a dataset may not be done with what is made of it.
+        if self.governance_of(&artifact.digest)? == Governance::default() {
+            self.put_governance(&artifact.digest, &governance)?;
+        }
+        Ok(DerivedDataset { artifact, done: derived.done })
     }
 
     /// The prompts of every suite, to be kept out of what is learned.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use llmdeck_datasets::{Governance, GovernanceChange};
+
 use super::artifact::{Artifact, ArtifactKind};
 use super::inspect::inspect;
 use super::resolve::{Registry, RegistryError};
@@ -28,6 +30,8 @@ pub struct NewArtifact {
     pub added_by: String,
     /// Where it is from, where that is not its path.
     pub source: Option<String>,
+    /// Of a dataset: what is recorded of it.
+    pub governance: Option<GovernanceChange>,
 }
 
 /// What became of something that was to be removed.
@@ -64,7 +68,16 @@ impl Registry {
         let path = Path::new(&new.path);
         let path = std::fs::canonicalize(path)
             .map_err(|source| RegistryError::Read { path: path.to_owned(), source })?;
-        let inspected = inspect(&path, new.kind)?;
+        // Nothing else has it.
+        let governed = new.governance.is_some().then_some(ArtifactKind::Dataset);
+        let inspected = inspect(&path, new.kind.or(governed))?;
+        if let Some(change) = &new.governance {
+            let wrong = |reason: String| RegistryError::Malformed { path: path.clone(), reason };
+            if inspected.kind != ArtifactKind::Dataset {
+                return Err(wrong(format!("is a {}; governance is of datasets", inspected.kind.as_str())));
+            }
+            Governance::default().changed(change).map_err(wrong)?;
+        }
         let total = inspected.size_bytes;
         let taken = take_in(&path, &inspected, self.folder(), |done| progress(done, total))?;
         let row = ArtifactRow {
@@ -79,6 +92,9 @@ impl Registry {
             parents,
         };
         self.store().add_artifact(&row)?;
+        if let Some(change) = &new.governance {
+            self.govern(&taken.digest, change)?;
+        }
         Ok((self.any(&taken.digest)?, taken.means))
     }
 
@@ -261,6 +277,7 @@ mod tests {
                 parents: parents.iter().map(|parent| (*parent).to_owned()).collect(),
                 added_by: "alice".into(),
                 source: None,
+                governance: None,
             };
             self.registry.add(&new, |_, _| true).map(|(artifact, _)| artifact)
         }

@@ -2,14 +2,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
-use llmdeck_datasets::Recipe;
+use llmdeck_datasets::{Governance, GovernanceChange, Recipe};
 use llmdeck_proto::v1;
 use llmdeck_proto::v1::registry_server;
 use llmdeck_proto::v1::{
     AddArtifactProgress, AddArtifactRequest, CollectGarbageRequest, CollectGarbageResponse,
-    DeriveDatasetRequest, DeriveDatasetResponse, ListArtifactsRequest, ListArtifactsResponse,
-    RemoveArtifactRequest, RemoveArtifactResponse, TagArtifactRequest, VerifyArtifactsRequest,
-    VerifyProgress,
+    DeriveDatasetRequest, DeriveDatasetResponse, GetDatasetRequest, GovernDatasetRequest,
+    ListArtifactsRequest, ListArtifactsResponse, RemoveArtifactRequest, RemoveArtifactResponse,
+    TagArtifactRequest, VerifyArtifactsRequest, VerifyProgress,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::Rpc;
 use crate::registry::{
-    Artifact, ArtifactKind, DerivedDataset, NewArtifact, RegistryError, Removed, Verified,
+    Artifact, ArtifactKind, DerivedDataset, GovernedDataset, NewArtifact, RegistryError, Removed, Verified,
 };
 use crate::security::access::Subject;
 use crate::security::identity::Operator;
@@ -55,9 +55,15 @@ impl registry_server::Registry for Registry {
             .map_err(|error| Status::invalid_argument(format!("recipe_json: {error}")))?;
         self.recorded(&operator, "derive-dataset", &reference, &reason).await?;
         let (registry, by) = (Arc::clone(&self.0.registry), operator.to_string());
-        let made = tokio::task::spawn_blocking(move || registry.derive(&reference, &recipe, &tag, &by)).await;
+        let finetunes = Arc::clone(&self.0.finetunes);
+        let make = move || {
+            let made = registry.derive(&reference, &recipe, &tag, &by)?;
+            registry.check_dataset(&made.artifact.digest, finetunes.policy())?;
+            Ok(made)
+        };
+        let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|_| Status::internal("met a bug of the agent; its log has the panic"))?;
-        let DerivedDataset { artifact, done } = made.map_err(|error| status(&error))?;
+        let DerivedDataset { artifact, done } = made.map_err(|error: RegistryError| status(&error))?;
         Ok(Response::new(DeriveDatasetResponse { artifact: Some(wire(artifact)), done }))
     }
 
@@ -68,15 +74,24 @@ impl registry_server::Registry for Registry {
         request: Request<AddArtifactRequest>,
     ) -> Result<Response<Self::AddArtifactStream>, Status> {
         let operator = self.0.authorize(&request, "Registry/AddArtifact", Subject::Node).await?;
-        let AddArtifactRequest { path, kind, tag, parents, reason } = request.into_inner();
+        let AddArtifactRequest { path, kind, tag, parents, reason, governance } = request.into_inner();
         let kind = match kind.as_str() {
             "" => None,
             word => Some(ArtifactKind::parse(word).ok_or_else(|| unknown_kind(word))?),
         };
         self.recorded(&operator, "add-artifact", &path, &reason).await?;
-        let new = NewArtifact { path, kind, tag, parents, added_by: operator.to_string(), source: None };
+        let governance = governance.map(change);
+        let new = NewArtifact {
+            path,
+            kind,
+            tag,
+            parents,
+            added_by: operator.to_string(),
+            source: None,
+            governance,
+        };
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
-        let registry = Arc::clone(&self.0.registry);
+        let (registry, finetunes) = (Arc::clone(&self.0.registry), Arc::clone(&self.0.finetunes));
         tokio::task::spawn_blocking(move || {
             let mut told = 0;
             let progress = |done_bytes: u64, total_bytes: u64| {
@@ -88,7 +103,14 @@ impl registry_server::Registry for Registry {
                     AddArtifactProgress { done_bytes, total_bytes, ..AddArtifactProgress::default() };
                 sender.blocking_send(Ok(message)).is_ok()
             };
-            let last = registry.add(&new, progress).map(|(artifact, means)| AddArtifactProgress {
+            let added = registry.add(&new, progress);
+            if let Ok((artifact, _)) = &added
+                && artifact.kind == ArtifactKind::Dataset
+                && let Err(error) = registry.check_dataset(&artifact.digest, finetunes.policy())
+            {
+                tracing::warn!(%error, "a new dataset could not be checked");
+            }
+            let last = added.map(|(artifact, means)| AddArtifactProgress {
                 done_bytes: artifact.size_bytes,
                 total_bytes: artifact.size_bytes,
                 artifact: Some(wire(artifact)),
@@ -98,6 +120,27 @@ impl registry_server::Registry for Registry {
             let _ = sender.blocking_send(last.map_err(|error| status(&error)));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn govern_dataset(
+        &self,
+        request: Request<GovernDatasetRequest>,
+    ) -> Result<Response<v1::Dataset>, Status> {
+        let operator = self.0.authorize(&request, "Registry/GovernDataset", Subject::Node).await?;
+        let GovernDatasetRequest { reference, governance, reason } = request.into_inner();
+        self.recorded(&operator, "govern-dataset", &reference, &reason).await?;
+        let change = governance.map(change).unwrap_or_default();
+        let governed = self.0.registry.govern(&reference, &change).map_err(|error| status(&error))?;
+        Ok(Response::new(dataset(governed)))
+    }
+
+    async fn get_dataset(
+        &self,
+        request: Request<GetDatasetRequest>,
+    ) -> Result<Response<v1::Dataset>, Status> {
+        self.0.authorize(&request, "Registry/GetDataset", Subject::Node).await?;
+        let governed = self.0.registry.governed(&request.into_inner().reference);
+        Ok(Response::new(dataset(governed.map_err(|error| status(&error))?)))
     }
 
     async fn tag_artifact(
@@ -196,6 +239,24 @@ fn wire(artifact: Artifact) -> v1::Artifact {
         added_by: artifact.added_by,
         added_unix_ms: artifact.added_unix_ms,
     }
+}
+
+fn change(asked: v1::Governance) -> GovernanceChange {
+    let v1::Governance { source, license, consent_basis, owner, retain_until, not_for_training } = asked;
+    GovernanceChange { source, license, consent_basis, owner, retain_until, not_for_training }
+}
+
+fn dataset(GovernedDataset { artifact, governance, report_json }: GovernedDataset) -> v1::Dataset {
+    let Governance { source, license, consent_basis, owner, retain_until, not_for_training } = governance;
+    let governance = v1::Governance {
+        source: Some(source),
+        license: Some(license),
+        consent_basis: Some(consent_basis),
+        owner: Some(owner),
+        retain_until: Some(retain_until.map(|day| day.to_string()).unwrap_or_default()),
+        not_for_training: Some(not_for_training),
+    };
+    v1::Dataset { artifact: Some(wire(artifact)), governance: Some(governance), report_json }
 }
 
 fn unknown_kind(word: &str) -> Status {

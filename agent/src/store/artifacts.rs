@@ -124,8 +124,17 @@ impl Store {
     /// # Errors
     /// When it could not be made durable.
     pub fn remove_artifact(&self, digest: &str) -> Result<(), StoreError> {
-        let removed = self.connection().execute("DELETE FROM artifact WHERE digest = ?1", [digest]);
-        removed.map(drop).map_err(|error| self.fail(error))
+        let mut connection = self.connection();
+        let mut remove = || {
+            let transaction = connection.transaction()?;
+            for statement in
+                ["DELETE FROM artifact WHERE digest = ?1", "DELETE FROM dataset WHERE digest = ?1"]
+            {
+                transaction.execute(statement, [digest])?;
+            }
+            transaction.commit()
+        };
+        remove().map_err(|error| self.fail(error))
     }
 
     /// Every revision that was ever made, as `chat@7`, with the digest of each of its parts: a rollback may go to any of them.

@@ -2,6 +2,7 @@
 //! rollouts, the digests of files, the digests of keys and their use, and the history of frames.
 
 mod artifacts;
+mod datasets;
 mod digests;
 mod finetunes;
 mod frames;
@@ -16,17 +17,19 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use artifacts::ArtifactRow;
+pub use datasets::DatasetRow;
 pub use finetunes::FinetuneRow;
 pub use frames::Tier;
 pub use keys::{KeyRow, KeyRows, SecretRow, UsageRow};
 pub use revisions::{DeploymentRow, NewRevision, PartRow, RevisionRow};
 
 /// Numbered, applied in order, never edited once landed.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_keys.sql"),
     include_str!("migrations/0003_artifacts.sql"),
     include_str!("migrations/0004_adapters.sql"),
+    include_str!("migrations/0005_datasets.sql"),
 ];
 
 /// Of each connection, in KiB as SQLite has it (negative): it fills at once, where its usual 2 MB fill over hours. The system

@@ -15,6 +15,14 @@ pub struct Prices {
     pub node_hour: f64,
 }
 
+impl Prices {
+    /// What an interval of the whole node costs, in millionths of the currency.
+    pub(super) fn micros(&self, energy_mj: Option<u64>, interval_ms: u32) -> f64 {
+        let energy = energy_mj.unwrap_or(0) as f64 / MILLIJOULES_PER_KWH * self.kilowatt_hour;
+        (energy + self.node_hour * f64::from(interval_ms) / MS_PER_HOUR) * MICROS
+    }
+}
+
 const MILLIJOULES_PER_KWH: f64 = 3.6e9;
 const MS_PER_HOUR: f64 = 3.6e6;
 const MICROS: f64 = 1e6;
@@ -26,19 +34,18 @@ pub fn attribute_energy(frame: &mut Frame, prices: Option<&Prices>) {
     let energy_mj = measured_mj(frame);
     let tokens: Vec<u64> = frame.deployments.iter().map(tokens_out).collect();
     let total: u64 = tokens.iter().sum();
-    let hours = f64::from(frame.interval_ms) / MS_PER_HOUR;
     for (deployment, tokens) in frame.deployments.iter_mut().zip(tokens) {
         let share = if total == 0 { 0.0 } else { tokens as f64 / total as f64 };
         deployment.energy_mj = energy_mj.map(|energy| (energy as f64 * share) as u64);
         if let Some(prices) = prices {
-            let energy_cost = energy_mj.unwrap_or(0) as f64 / MILLIJOULES_PER_KWH * prices.kilowatt_hour;
-            deployment.cost_micros = Some(((energy_cost + prices.node_hour * hours) * share * MICROS) as u64);
+            deployment.cost_micros = Some((prices.micros(energy_mj, frame.interval_ms) * share) as u64);
             deployment.currency.clone_from(&prices.currency);
         }
     }
 }
 
-fn measured_mj(frame: &Frame) -> Option<u64> {
+/// Energy of the node in the interval, in millijoules; `None` where nothing is measured.
+pub(super) fn measured_mj(frame: &Frame) -> Option<u64> {
     let gpus = frame.gpus.iter().filter_map(|gpu| gpu.energy_mj);
     let cpu = frame.host.as_ref().and_then(|host| host.cpu_energy_mj);
     gpus.chain(cpu).reduce(|sum, energy| sum + energy)

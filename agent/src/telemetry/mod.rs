@@ -5,6 +5,7 @@ mod energy;
 pub mod events;
 mod frame;
 mod history;
+mod node_meter;
 mod recorder;
 mod subscribers;
 
@@ -12,5 +13,6 @@ pub use atomic_histogram::AtomicHistogram;
 pub use energy::{Prices, attribute_energy};
 pub use frame::{FrameMaker, FrameStates};
 pub use history::History;
+pub use node_meter::{NodeMeasurement, NodeMeter, NodeUse};
 pub use recorder::{AnswerQuality, Interval, Outcome, Recorder};
 pub use subscribers::{Subscribers, Subscription};

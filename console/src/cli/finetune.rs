@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::change::ChangeArguments;
 use super::confirm::go_on;
-use super::output::{print_json, print_table};
+use super::data_report::print_report;
+use super::output::print_json;
 use super::{CliError, jobs};
 use crate::link::{LinkError, dial};
 
@@ -28,9 +29,9 @@ pub(super) struct FinetuneArguments {
     /// it is not given.
     #[arg(long, value_name = "REF|none", default_value = "")]
     rehearsal: String,
-    /// How many of them for each example of the dataset; each epoch draws its own.
-    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
-    rehearsal_ratio: f64,
+    /// How many of them for each example of the dataset, 1.5 where it is not given; each epoch draws its own.
+    #[arg(long, value_name = "RATIO")]
+    rehearsal_ratio: Option<f64>,
     /// What is trained.
     #[arg(long, value_enum, default_value_t = Method::Lora)]
     method: Method,
@@ -140,7 +141,7 @@ impl FinetuneArguments {
             deployment: self.name.clone(),
             dataset: self.dataset.clone(),
             rehearsal: self.rehearsal.clone(),
-            rehearsal_ratio: self.rehearsal_ratio,
+            rehearsal_ratio: self.rehearsal_ratio.unwrap_or(0.0),
             settings_json: self.settings()?,
             suite: self.suite.clone(),
             tag: self.tag.clone(),
@@ -205,21 +206,7 @@ fn looked_json(looked: &FinetuneResponse) -> Value {
 /// The checks as a table, and what would happen.
 fn show(looked: &FinetuneResponse) -> Result<(), CliError> {
     let report: Value = serde_json::from_str(&looked.report_json).unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut rows = Vec::new();
-    for row in report["rows"].as_array().into_iter().flatten() {
-        let count = row["count"].as_u64().unwrap_or(0);
-        let outcome = match (count, row["rule"].as_str()) {
-            (0, _) => "ok",
-            (_, Some("block")) => "BLOCKS",
-            _ => "look",
-        };
-        let detail = [text(&row["detail"]), text(&row["examples"][0]), text(&row["remedy"])];
-        let detail: Vec<String> = detail.into_iter().filter(|part| !part.is_empty()).collect();
-        let check = text(&row["check"]).replace('_', " ");
-        rows.push(vec![check, outcome.to_owned(), count.to_string(), detail.join("; ")]);
-    }
-    print_table(&["CHECK", "", "FOUND", ""], &rows)?;
+    print_report(&report)?;
     let mut out = io::stdout().lock();
     writeln!(out)?;
     for line in &looked.plan {

@@ -143,7 +143,7 @@ fn whole(report: &JobReport) -> Value {
             json!({
                 "elapsed_s": point.elapsed_s, "step": point.step, "loss": point.loss,
                 "held_out_loss": point.held_out_loss, "learning_rate": point.learning_rate,
-                "gradient_norm": point.gradient_norm, "tokens": point.tokens,
+                "gradient_norm": point.gradient_norm, "tokens": point.tokens, "energy_mj": point.energy_mj,
             })
         })
         .collect();

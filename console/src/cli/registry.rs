@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::confirm::type_the_name;
 use super::derive::{self, DeriveArguments};
+use super::governance::{self, GovernArguments, GovernanceArguments, dataset_json};
 use super::output::{print_json, print_table};
 use super::{CliError, Common};
 use crate::link::{LinkError, dial};
@@ -29,6 +30,8 @@ pub(super) enum RegistryCommand {
     Add(AddArguments),
     /// Make a dataset from another: without duplicates, leaks or personal data, or a part of it.
     Derive(DeriveArguments),
+    /// Record where a dataset comes from and what it may be used for.
+    Govern(GovernArguments),
     /// Give an artifact a name; it moves from whatever had it.
     Tag(TagArguments),
     /// What an artifact was made from, and what was made from it.
@@ -71,6 +74,8 @@ pub(super) struct AddArguments {
     /// What it was made from: a tag or a digest; may be given more than once.
     #[arg(long = "from", value_name = "REF")]
     parents: Vec<String>,
+    #[command(flatten)]
+    governance: GovernanceArguments,
     /// Why, for the audit.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -135,6 +140,7 @@ pub(super) async fn run(command: RegistryCommand) -> Result<ExitCode, CliError> 
         RegistryCommand::Show(arguments) => show(arguments).await?,
         RegistryCommand::Add(arguments) => add(arguments).await?,
         RegistryCommand::Derive(arguments) => derive::run(arguments).await?,
+        RegistryCommand::Govern(arguments) => governance::govern(arguments).await?,
         RegistryCommand::Tag(arguments) => tag(arguments).await?,
         RegistryCommand::Lineage(arguments) => lineage(arguments).await?,
         RegistryCommand::Remove(arguments) => remove(arguments).await?,
@@ -192,8 +198,12 @@ async fn find(reference: &str, common: &Common) -> Result<(Vec<Artifact>, Artifa
 
 async fn show(OneArguments { reference, common }: OneArguments) -> Result<(), CliError> {
     let (_, artifact) = find(&reference, &common).await?;
+    let dataset = match artifact.kind.as_str() {
+        "dataset" => Some(governance::dataset(&common, &artifact.digest).await?),
+        _ => None,
+    };
     if common.json {
-        return Ok(print_json(&artifact_json(&artifact))?);
+        return Ok(print_json(&dataset.as_ref().map_or_else(|| artifact_json(&artifact), dataset_json))?);
     }
     let mut out = io::stdout().lock();
     for (name, value) in [
@@ -210,12 +220,18 @@ async fn show(OneArguments { reference, common }: OneArguments) -> Result<(), Cl
             writeln!(out, "{name:<11} {value}")?;
         }
     }
+    drop(out);
+    if let Some(dataset) = &dataset {
+        governance::print_governance(dataset)?;
+        governance::print_last_report(dataset)?;
+    }
     Ok(())
 }
 
 async fn add(arguments: AddArguments) -> Result<(), CliError> {
-    let AddArguments { path, kind, tag, parents, reason, common } = arguments;
-    let request = AddArtifactRequest { path, kind, tag, parents, reason };
+    let AddArguments { path, kind, tag, parents, governance, reason, common } = arguments;
+    let governance = governance.request();
+    let request = AddArtifactRequest { path, kind, tag, parents, reason, governance };
     let answer = RegistryClient::new(dial(&common.target)).add_artifact(request).await;
     let mut progress = answer.map_err(LinkError::from)?.into_inner();
     while let Some(message) = progress.message().await.map_err(LinkError::from)? {

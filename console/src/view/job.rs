@@ -20,6 +20,7 @@ const BAR: usize = 30;
 const LABEL: u16 = 3;
 const TEXT: u16 = 20;
 const MOST_PAST: usize = 120;
+const MILLIJOULES_PER_WH: f64 = 3.6e6;
 
 /// A line of what scrolls.
 enum Line {
@@ -144,6 +145,10 @@ fn training(report: &JobReport) -> Vec<Line> {
         Line::Curve("held out", points.iter().map(|point| point.held_out_loss).collect(), number(held_out)),
         Line::Curve("tokens/s", speeds, format!("{speed:.0}")),
     ];
+    if let Some(energy_mj) = last.energy_mj {
+        let text = format!("{:.1} Wh, of the whole node meanwhile", energy_mj as f64 / MILLIJOULES_PER_WH);
+        lines.push(Line::Figure("energy".into(), text));
+    }
     if let (Some(least), Some(most)) = (report.remaining_least_s, report.remaining_most_s) {
         lines.push(Line::Figure("to go".into(), format!("{least:.0} to {most:.0} s, 95 % of the time")));
     }

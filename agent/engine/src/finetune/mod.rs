@@ -4,6 +4,7 @@
 //! value of.
 
 mod attention;
+mod base;
 mod conversation;
 mod dropout;
 mod heads;
@@ -20,6 +21,7 @@ mod state;
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
 mod tests;
 
+pub use base::base_losses;
 pub use conversation::{Turn, conversation, plain_text};
 pub use memory::memory_bytes;
 pub use network::{Loss, Mean};

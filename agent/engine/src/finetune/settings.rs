@@ -94,7 +94,7 @@ impl Default for TrainingSettings {
 }
 
 /// Examples that are seen in all where nobody says how often.
-const EXAMPLES_SEEN: usize = 6_000;
+const EXAMPLES_SEEN: usize = 4_500;
 
 impl TrainingSettings {
     /// The same with everything said that was left to the model and to how much there is to learn.

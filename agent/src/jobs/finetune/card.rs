@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::spec::Spec;
 
+const MILLIJOULES_PER_WH: f64 = 3.6e6;
 const SIZE: (u32, u32) = (720, 320);
 
 /// As Hugging Face shows it, with its front matter.
@@ -36,6 +37,14 @@ pub(super) fn card(spec: &Spec, report: &Value) -> String {
         "time",
         format!("{:.1} s on {} threads", training["took_s"].as_f64().unwrap_or(0.0), training["threads"]),
     );
+    let node = &training["node"];
+    if let Some(energy_mj) = node["energy_mj"].as_f64() {
+        row("energy", format!("{:.1} Wh, of the whole node meanwhile", energy_mj / MILLIJOULES_PER_WH));
+    }
+    if let Some(cost) = node["cost_micros"].as_f64() {
+        let currency = node["currency"].as_str().unwrap_or_default();
+        row("cost", format!("{:.4} {currency}, of the whole node meanwhile", cost / 1e6));
+    }
     row("seed", report["settings"]["seed"].to_string());
     row(
         "made by",

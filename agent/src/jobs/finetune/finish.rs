@@ -100,6 +100,7 @@ impl Finetunes {
             parents: known,
             added_by: spec.operator.clone(),
             source: Some(format!("fine-tuning of {} on {}", spec.base.reference, spec.dataset.reference)),
+            governance: None,
         };
         let added = tokio::task::spawn_blocking(move || registry.add(&new, |_, _| true)).await;
         let added = added.map_err(|_| "met a bug of the agent; its log has the panic".to_owned())?;

@@ -10,9 +10,11 @@ mod prepare;
 mod spec;
 mod train;
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llmdeck_datasets::Policy;
 use llmdeck_proto::v1::alert::Severity;
 
 use super::list::{JobEnd, JobHandle, NewJob, TooManyJobs};
@@ -24,10 +26,12 @@ use crate::rollout::{Controller, Refused};
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, Deployments};
 use crate::store::{FinetuneRow, Store, StoreError};
+use crate::telemetry::NodeMeter;
 use crate::telemetry::events::Events;
 use crate::time::unix_ms;
 
 pub use config::FinetuneConfig;
+use prepare::Depth;
 pub use spec::FinetuneAsked;
 use spec::Spec;
 
@@ -83,6 +87,7 @@ pub struct Finetunes {
     registry: Arc<Registry>,
     store: Arc<Store>,
     events: Arc<Events>,
+    meter: NodeMeter,
     config: FinetuneConfig,
     folder: PathBuf,
 }
@@ -97,10 +102,11 @@ impl Finetunes {
         registry: Arc<Registry>,
         store: Arc<Store>,
         events: Arc<Events>,
+        meter: NodeMeter,
         config: FinetuneConfig,
         folder: PathBuf,
     ) -> Self {
-        Self { jobs, controller, deployments, registry, store, events, config, folder }
+        Self { jobs, controller, deployments, registry, store, events, meter, config, folder }
     }
 
     /// Checks the data, and begins unless only that was asked for.
@@ -116,7 +122,9 @@ impl Finetunes {
         let deployment = self.deployment(&asked.deployment)?;
         let spec = self.spec(&operator, &asked, &deployment).await?;
         let variant = self.variant(&deployment).await?;
-        let prepared = self.prepare(&spec, &variant).await?;
+        // The job looks again.
+        let depth = if dry_run { Depth::Losses } else { Depth::Text };
+        let prepared = self.prepare(&spec, &variant, depth).await?;
         let report_json = serde_json::to_string(&prepared.report)
             .map_err(|error| FinetuneError::Invalid(error.to_string()))?;
         let refusal = prepared.report.refusal();
@@ -215,7 +223,7 @@ impl Finetunes {
         job.progress(0.0, "reads the data");
         let variant = self.variant_when_up(&deployment, job).await?;
         self.unchanged(spec, &deployment)?;
-        let prepared = self.prepare(spec, &variant).await.map_err(|error| words(&error))?;
+        let prepared = self.prepare(spec, &variant, Depth::Losses).await.map_err(|error| words(&error))?;
         if let Some(refusal) = prepared.report.refusal() {
             return Err(format!("the data may not be trained on: {refusal}"));
         }
@@ -296,6 +304,16 @@ impl Finetunes {
             }
         }
         Ok(())
+    }
+
+    /// That train.
+    fn threads(&self) -> usize {
+        self.config.threads.map_or(self.controller.loader().pool().threads(), NonZero::get)
+    }
+
+    /// What may be learned from.
+    pub fn policy(&self) -> &Policy {
+        &self.config.policy
     }
 
     fn folder_of(&self, id: &str) -> PathBuf {

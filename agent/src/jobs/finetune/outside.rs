@@ -60,7 +60,7 @@ impl Finetunes {
         command: &[String],
         folder: &Path,
     ) -> Result<Trained, String> {
-        let began = Instant::now();
+        let (began, measured) = (Instant::now(), self.meter.begin());
         job.progress(0.0, "writes the job for its trainer");
         let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
         write_job(spec, variant, &prepared, folder).await?;
@@ -102,6 +102,7 @@ impl Finetunes {
             ("tokens", json!(last.tokens)),
             ("trained_parameters", json!(weights.parameters())),
             ("took_s", json!(began.elapsed().as_secs_f64())),
+            ("node", json!(measured.end().await)),
         ]);
         Ok(Trained { prepared, adapter: Arc::new(adapter), weights, curve, facts })
     }
@@ -224,6 +225,7 @@ fn take(job: &JobHandle, line: &str, began: Instant, curve: &mut Vec<TrainingPoi
         learning_rate: said.learning_rate,
         gradient_norm: 0.0,
         tokens: said.tokens,
+        energy_mj: None,
     };
     curve.push(point);
     job.trained(point);

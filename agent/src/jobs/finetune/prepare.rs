@@ -1,12 +1,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use llmdeck_datasets::{Body, CheckKind, Dataset, Example, Report, Role, Rule, check};
+use llmdeck_datasets::{Body, CheckKind, Dataset, Example, Known, Report, Role, Rule, check};
 use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::chat_template::Message;
-use llmdeck_engine::finetune::{Sample, TrainingData, TrainingSettings, Turn, conversation, plain_text};
+use llmdeck_engine::finetune::{
+    Sample, TrainingData, TrainingSettings, Turn, base_losses, conversation, plain_text,
+};
 use llmdeck_engine::model::Model;
+use llmdeck_engine::{Pool, give_way_to_others};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -16,10 +20,23 @@ use super::{FinetuneError, Finetunes};
 use crate::placement::Variant;
 use crate::quality::Suite;
 use crate::quality::suite::{Check, GoldenPrompt};
+use crate::registry::today;
 
 /// Held-out examples that are asked as a user would.
 const MOST_TASK_PROMPTS: usize = 100;
 const MOST_TASK_TOKENS: usize = 256;
+
+/// Time in which the model looks at examples.
+const MOST_LOOKED: Duration = Duration::from_secs(5);
+
+/// How far checks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// What can be said without computing.
+    Text,
+    /// What the model makes of it, too.
+    Losses,
+}
 
 /// Data that is ready to be trained on.
 pub(super) struct Prepared {
@@ -39,11 +56,16 @@ pub(super) struct Prepared {
 
 impl Finetunes {
     /// Reads and checks the data, and puts it into the model's tokens.
-    pub(super) async fn prepare(&self, spec: &Spec, variant: &Variant) -> Result<Prepared, FinetuneError> {
-        let registry = Arc::clone(&self.registry);
+    pub(super) async fn prepare(
+        &self,
+        spec: &Spec,
+        variant: &Variant,
+        depth: Depth,
+    ) -> Result<Prepared, FinetuneError> {
+        let (registry, threads) = (Arc::clone(&self.registry), self.threads());
         let (spec, model, policy) = (spec.clone(), Arc::clone(variant.model()), self.config.policy.clone());
         let work = move || {
-            let known = registry.suites()?;
+            let suites = registry.suites()?;
             let read = |path: &str| {
                 Dataset::read(Path::new(path)).map_err(|error| FinetuneError::Invalid(error.to_string()))
             };
@@ -53,7 +75,19 @@ impl Finetunes {
             let counts: Vec<usize> =
                 all.iter().map(|sample| sample.as_ref().map_or(0, |sample| sample.tokens.len())).collect();
             let max_tokens = spec.settings.max_tokens.min(model.decoder.description().context);
-            let mut report = check(&dataset, &known, &policy, Some((&counts, max_tokens)));
+            let losses = if policy.rule(CheckKind::LossOutliers) == Rule::Off || depth == Depth::Text {
+                None
+            } else {
+                Some(losses(&model, &all, threads, max_tokens)?)
+            };
+            let beside = Known {
+                suites: &suites,
+                governance: &registry.governance_of(&spec.dataset.digest)?,
+                today: today(),
+                token_counts: Some((&counts, max_tokens)),
+                losses: losses.as_deref(),
+            };
+            let mut report = check(&dataset, &policy, &beside);
             let unwritable: Vec<(usize, String)> = dataset
                 .examples
                 .iter()
@@ -67,6 +101,7 @@ impl Finetunes {
             if dataset.examples.is_empty() {
                 report.push(CheckKind::Empty, Rule::Block, "", &[(0, "there is no example".into())]);
             }
+            registry.record_report(&spec.dataset.digest, &report)?;
             let mut rehearsal = Vec::new();
             for part in &spec.rehearsal {
                 let dataset = read(&part.path)?;
@@ -86,6 +121,28 @@ impl Finetunes {
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Suite::parse(&path, &text).map(Some).map_err(|error| error.to_string())
     }
+}
+
+/// What the model makes of examples that fit, as it is.
+fn losses(
+    model: &Model,
+    samples: &[Result<Sample, String>],
+    threads: usize,
+    max_tokens: usize,
+) -> Result<Vec<Option<f64>>, FinetuneError> {
+    let fitting: Vec<Option<&Sample>> = samples
+        .iter()
+        .map(|sample| sample.as_ref().ok().filter(|sample| sample.tokens.len() <= max_tokens))
+        .collect();
+    let compute = || {
+        // At the priority of everything else, it is as right.
+        let _ = give_way_to_others();
+        let pool = Pool::new(threads).map_err(|error| FinetuneError::Invalid(error.to_string()))?;
+        Ok(base_losses(model, &pool, &fitting, MOST_LOOKED))
+    };
+    // A thread of its own: one that gave way goes on doing so.
+    let computed = std::thread::scope(|scope| scope.spawn(compute).join());
+    computed.map_err(|_| FinetuneError::Load(crate::placement::LoadError::Panicked))?
 }
 
 fn split(

@@ -10,7 +10,7 @@ use crate::store::PartRow;
 
 const LONGEST_TEXT: usize = 1_000;
 const MOST_SETTINGS_BYTES: usize = 64 << 10;
-const DEFAULT_REHEARSAL_RATIO: f64 = 1.0;
+const DEFAULT_REHEARSAL_RATIO: f64 = 1.5;
 const MOST_REHEARSAL_RATIO: f64 = 100.0;
 
 /// A fine-tuning as an operator asks for it.

@@ -1,7 +1,6 @@
 //! The training itself, on threads of its own that give way to everything else.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use super::Finetunes;
 use super::prepare::{Prepared, Trained};
 use crate::placement::Variant;
 use crate::serving::Deployment;
+use crate::telemetry::NodeMeasurement;
 
 /// What a run goes on from.
 pub(super) const STATE: &str = "state.safetensors";
@@ -44,7 +44,7 @@ impl Finetunes {
         deployment: &Arc<Deployment>,
         folder: &Path,
     ) -> Result<Trained, String> {
-        let threads = self.config.threads.map_or(self.controller.loader().pool().threads(), NonZero::get);
+        let threads = self.threads();
         let limit_us = self.config.max_ttft_p95_ms.map(|ms| (ms * 1_000.0) as u64);
         let training = Training {
             job: job.clone(),
@@ -59,6 +59,7 @@ impl Finetunes {
             trained: Duration::ZERO,
             held: Duration::ZERO,
             times_s: Vec::new(),
+            measured: self.meter.begin(),
             looked: Instant::now(),
         };
         let (sender, receiver) = oneshot::channel();
@@ -91,6 +92,7 @@ struct Training {
     /// Time that users' latency held it.
     held: Duration,
     times_s: Vec<f64>,
+    measured: NodeMeasurement,
     looked: Instant,
 }
 
@@ -149,6 +151,7 @@ impl Training {
             ("trained_s", json!(self.trained.as_secs_f64())),
             ("held_s", json!(self.held.as_secs_f64())),
             ("took_s", json!(began.elapsed().as_secs_f64())),
+            ("node", json!(self.runtime.block_on(self.measured.end()))),
         ]);
         Ok(Trained { prepared, adapter, weights, curve: self.curve, facts })
     }
@@ -217,6 +220,7 @@ impl Training {
             learning_rate: report.learning_rate,
             gradient_norm: report.gradient_norm,
             tokens: self.tokens,
+            energy_mj: self.measured.so_far().energy_mj,
         };
         self.curve.push(point);
         self.job.trained(point);
