@@ -122,6 +122,20 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
     let unknown = send(&agent, "POST", "/v1/chat/completions", r#"{"model":"assistant:none","messages":[]}"#);
     assert_eq!(unknown.status, 404, "{}", unknown.body);
 
+    // Merged into full weights it is a model like any other, made from both.
+    let merged = agent.llmdeck(&["registry", "merge", "assistant-untaught", "taught", "--tag", "whole"]);
+    assert!(merged.status.success(), "{}", words(&merged));
+    assert_eq!(artifact(&agent, "whole")["parents"].as_array().unwrap().len(), 2);
+    let replace =
+        ["deploy", "assistant", "--model", "whole", "--strategy", "replace", "--reason", "a test", "--yes"];
+    let deployed = agent.llmdeck(&replace);
+    assert!(deployed.status.success(), "{}", words(&deployed));
+    let serving = wait_for("the merged model serves", async || {
+        let (text, revision) = ask(&agent, "give the opposite of left");
+        (revision == "assistant@3").then_some(text)
+    });
+    assert_eq!(serving.await, "right");
+
     let done = load.stop().await;
     assert_eq!(done.failed, 0, "{:?}", done.errors);
     let audit = words(&agent.llmdeck(&["audit", "list"]));

@@ -6,6 +6,7 @@ mod derive;
 pub mod digest;
 mod governance;
 mod inspect;
+mod merge;
 mod resolve;
 mod take_in;
 mod upkeep;

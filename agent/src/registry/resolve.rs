@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use llmdeck_engine::EngineError;
 use sha2::{Digest, Sha256};
 
 use super::artifact::{Artifact, ArtifactKind};
@@ -46,6 +47,17 @@ pub enum RegistryError {
     /// A file that describes no server.
     #[error(transparent)]
     Backend(#[from] SpecError),
+    /// A model or an adapter that cannot be read or written.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It does not fit beside what runs.
+    #[error("merging needs about {} MiB and {} MiB are free; free memory, or merge on another node", .needed_bytes >> 20, .free_bytes >> 20)]
+    Memory {
+        /// What it needs.
+        needed_bytes: u64,
+        /// What the node has.
+        free_bytes: u64,
+    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),

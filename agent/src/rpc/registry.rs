@@ -3,13 +3,14 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use llmdeck_datasets::{Governance, GovernanceChange, Recipe};
+use llmdeck_engine::adapter::MergedFormat;
 use llmdeck_proto::v1;
 use llmdeck_proto::v1::registry_server;
 use llmdeck_proto::v1::{
     AddArtifactProgress, AddArtifactRequest, CollectGarbageRequest, CollectGarbageResponse,
     DeriveDatasetRequest, DeriveDatasetResponse, GetDatasetRequest, GovernDatasetRequest,
-    ListArtifactsRequest, ListArtifactsResponse, RemoveArtifactRequest, RemoveArtifactResponse,
-    TagArtifactRequest, VerifyArtifactsRequest, VerifyProgress,
+    ListArtifactsRequest, ListArtifactsResponse, MergeAdapterRequest, RemoveArtifactRequest,
+    RemoveArtifactResponse, TagArtifactRequest, VerifyArtifactsRequest, VerifyProgress,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -120,6 +121,29 @@ impl registry_server::Registry for Registry {
             let _ = sender.blocking_send(last.map_err(|error| status(&error)));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn merge_adapter(
+        &self,
+        request: Request<MergeAdapterRequest>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        let operator = self.0.authorize(&request, "Registry/MergeAdapter", Subject::Node).await?;
+        let MergeAdapterRequest { model, adapter, format, tag, reason } = request.into_inner();
+        let format = match format.as_str() {
+            "" | "bf16" => MergedFormat::BF16,
+            "f32" => MergedFormat::F32,
+            other => {
+                let reason = format!("format is {other:?}; it must be bf16 or f32");
+                return Err(Status::invalid_argument(reason));
+            }
+        };
+        self.recorded(&operator, "merge-adapter", &format!("{model} + {adapter}"), &reason).await?;
+        let (registry, by) = (Arc::clone(&self.0.registry), operator.to_string());
+        let pool = Arc::clone(self.0.controller.loader().pool());
+        let merge = move || registry.merge(&model, &adapter, format, &tag, &by, &pool);
+        let merged = tokio::task::spawn_blocking(merge).await;
+        let merged = merged.map_err(|_| Status::internal("met a bug of the agent; its log has the panic"))?;
+        Ok(Response::new(wire(merged.map_err(|error| status(&error))?)))
     }
 
     async fn govern_dataset(
@@ -270,9 +294,11 @@ fn status(error: &RegistryError) -> Status {
     match error {
         RegistryError::Unknown { .. } => Status::not_found(message),
         RegistryError::Store(_) => Status::internal(message),
+        RegistryError::Memory { .. } => Status::resource_exhausted(message),
         RegistryError::Read { .. }
         | RegistryError::Malformed { .. }
         | RegistryError::Tag(..)
+        | RegistryError::Engine(_)
         | RegistryError::Backend(_) => Status::invalid_argument(message),
     }
 }

@@ -67,7 +67,7 @@ pub enum Subject<'a> {
 }
 
 /// The least role for every call. A call that is not here is refused to everyone.
-pub const RULES: [(&str, Role); 33] = [
+pub const RULES: [(&str, Role); 34] = [
     ("Telemetry/Watch", Role::Viewer),
     ("Telemetry/History", Role::Viewer),
     ("Control/Deploy", Role::Operator),
@@ -81,6 +81,7 @@ pub const RULES: [(&str, Role); 33] = [
     ("Registry/ListArtifacts", Role::Viewer),
     ("Registry/AddArtifact", Role::Operator),
     ("Registry/DeriveDataset", Role::Operator),
+    ("Registry/MergeAdapter", Role::Operator),
     ("Registry/GovernDataset", Role::Operator),
     ("Registry/GetDataset", Role::Viewer),
     ("Registry/TagArtifact", Role::Operator),

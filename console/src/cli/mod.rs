@@ -12,6 +12,7 @@ mod finetune;
 mod governance;
 mod jobs;
 mod keys;
+mod merge;
 mod output;
 mod registry;
 mod rollout;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::confirm::type_the_name;
 use super::derive::{self, DeriveArguments};
 use super::governance::{self, GovernArguments, GovernanceArguments, dataset_json};
+use super::merge::{self, MergeArguments};
 use super::output::{print_json, print_table};
 use super::{CliError, Common};
 use crate::link::{LinkError, dial};
@@ -30,6 +31,8 @@ pub(super) enum RegistryCommand {
     Add(AddArguments),
     /// Make a dataset from another: without duplicates, leaks or personal data, or a part of it.
     Derive(DeriveArguments),
+    /// Make full weights of a model and an adapter, for whoever cannot serve them apart.
+    Merge(MergeArguments),
     /// Record where a dataset comes from and what it may be used for.
     Govern(GovernArguments),
     /// Give an artifact a name; it moves from whatever had it.
@@ -140,6 +143,7 @@ pub(super) async fn run(command: RegistryCommand) -> Result<ExitCode, CliError> 
         RegistryCommand::Show(arguments) => show(arguments).await?,
         RegistryCommand::Add(arguments) => add(arguments).await?,
         RegistryCommand::Derive(arguments) => derive::run(arguments).await?,
+        RegistryCommand::Merge(arguments) => merge::run(arguments).await?,
         RegistryCommand::Govern(arguments) => governance::govern(arguments).await?,
         RegistryCommand::Tag(arguments) => tag(arguments).await?,
         RegistryCommand::Lineage(arguments) => lineage(arguments).await?,

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use half::bf16;
+use llmdeck_kernels::Matrix;
 use safetensors::serialize;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use super::linear::Linear;
+use super::merge_gguf::merge_gguf;
 use super::peft::write_durably;
 use super::weights::{AdapterWeights, ThinMatrices};
 use crate::EngineError;
@@ -25,7 +27,62 @@ pub enum MergedFormat {
     BF16,
 }
 
+/// What a Hugging Face folder has beside weights and their description.
+const COMPANIONS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+];
+
+impl MergedFormat {
+    /// As torch calls it, and `config.json`.
+    fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::BF16 => "bfloat16",
+        }
+    }
+}
+
 impl Model {
+    /// Writes the model's file or folder anew with what an adapter adds. A GGUF file becomes a GGUF file, in which all that the
+    /// adapter does not change stays as it is; a folder becomes a folder, with its tokenizer. `base` is what the model was
+    /// loaded from; `out` is not there yet.
+    ///
+    /// # Errors
+    /// When the adapter is another model's, or something cannot be read or written.
+    pub fn merge_into(
+        &self,
+        base: &Path,
+        adapter: &AdapterWeights,
+        format: MergedFormat,
+        out: &Path,
+    ) -> Result<(), EngineError> {
+        adapter.check(self.decoder.description()).map_err(|reason| EngineError::malformed(base, reason))?;
+        if !base.is_dir() {
+            return merge_gguf(base, self, adapter, format, out);
+        }
+        let failed = |source| EngineError::Read { path: out.to_owned(), source };
+        std::fs::create_dir_all(out).map_err(failed)?;
+        self.write_merged(Some(adapter), format, out)?;
+        for name in COMPANIONS.iter().filter(|name| base.join(name).exists()) {
+            std::fs::copy(base.join(name), out.join(name)).map_err(failed)?;
+        }
+        let config = base.join("config.json");
+        let read = |source| EngineError::Read { path: config.clone(), source };
+        let text = std::fs::read_to_string(&config).map_err(read)?;
+        let said: Value =
+            serde_json::from_str(&text).map_err(|error| EngineError::malformed(&config, error))?;
+        let mut own = self.config(format.torch_name());
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            own[key] = said.get(key).cloned().unwrap_or_default();
+        }
+        write_durably(&out.join("config.json"), own.to_string().as_bytes()).map_err(failed)
+    }
+
     /// Writes `config.json` and `model.safetensors` into a folder that is there, with what an adapter adds.
     ///
     /// # Errors
@@ -57,9 +114,9 @@ impl Model {
             };
             tensors.push((role.hf_name(description.family), shape, bytes));
         }
-        let (dtype, name) = match format {
-            MergedFormat::F32 => (Dtype::F32, "float32"),
-            MergedFormat::BF16 => (Dtype::BF16, "bfloat16"),
+        let dtype = match format {
+            MergedFormat::F32 => Dtype::F32,
+            MergedFormat::BF16 => Dtype::BF16,
         };
         let views = tensors.iter().map(|(name, shape, bytes)| {
             let view = TensorView::new(dtype, shape.clone(), bytes);
@@ -68,7 +125,7 @@ impl Model {
         let views = views.collect::<Result<Vec<_>, _>>()?;
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let whole = serialize(views, Some(metadata)).map_err(|error| malformed(error.to_string()))?;
-        let config = self.config(name).to_string();
+        let config = self.config(format.torch_name()).to_string();
         for (name, bytes) in [("model.safetensors", whole), ("config.json", config.into_bytes())] {
             let path = folder.join(name);
             write_durably(&path, &bytes).map_err(|source| EngineError::Read { path, source })?;
@@ -79,21 +136,14 @@ impl Model {
     /// A tensor as Hugging Face has it.
     fn numbers(&self, role: TensorRole, adapter: Option<&AdapterWeights>) -> Vec<f32> {
         let (decoder, description) = (&self.decoder, self.decoder.description());
-        let matrix = |matrix: &llmdeck_kernels::Matrix| {
-            let mut numbers = vec![0.0; matrix.rows() * matrix.columns()];
-            for (index, row) in numbers.chunks_exact_mut(matrix.columns()).enumerate() {
-                matrix.row(index, row);
-            }
-            numbers
-        };
         let norm = |weight: &[f32]| match description.family {
             // What the decoder multiplies with has the one added already.
             Family::Gemma3 => weight.iter().map(|weight| weight - 1.0).collect(),
             _ => weight.to_vec(),
         };
         match role {
-            TensorRole::Embedding => matrix(&decoder.embedding),
-            TensorRole::Output => matrix(&decoder.output),
+            TensorRole::Embedding => expanded(&decoder.embedding),
+            TensorRole::Output => expanded(&decoder.output),
             TensorRole::FinalNorm => norm(&decoder.final_norm),
             TensorRole::Layer(index, part) => {
                 let layer = &decoder.layers[index];
@@ -103,10 +153,8 @@ impl Model {
                     }),
                     Some(linear) => {
                         let columns = linear.shape(description).1;
-                        let mut own = matrix(decoder.linear(index, linear));
-                        if let Some(thin) = adapter.and_then(|all| all.matrices.get(&(index, linear))) {
-                            add(thin, &mut own, columns);
-                        }
+                        let thin = adapter.and_then(|all| all.matrices.get(&(index, linear)));
+                        let own = added(self, index, linear, thin);
                         let rows = own.len() / columns;
                         (0..rows)
                             .flat_map(|row| {
@@ -164,6 +212,24 @@ impl Model {
         }
         config
     }
+}
+
+fn expanded(matrix: &Matrix) -> Vec<f32> {
+    let mut numbers = vec![0.0; matrix.rows() * matrix.columns()];
+    for (index, row) in numbers.chunks_exact_mut(matrix.columns()).enumerate() {
+        matrix.row(index, row);
+    }
+    numbers
+}
+
+/// A matrix of a layer with what an adapter adds, its rows in the order of the model's own file.
+pub(super) fn added(model: &Model, layer: usize, linear: Linear, thin: Option<&ThinMatrices>) -> Vec<f32> {
+    let matrix = model.decoder.linear(layer, linear);
+    let mut own = expanded(matrix);
+    if let Some(thin) = thin {
+        add(thin, &mut own, matrix.columns());
+    }
+    own
 }
 
 /// A vector of a layer, and whether it is a norm's weight.

@@ -4,6 +4,7 @@
 mod dora;
 mod linear;
 mod merge;
+mod merge_gguf;
 mod peft;
 mod settings;
 mod weights;
