@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::model::Model;
 
+use super::budget::Reservation;
+
 /// Adapters that are kept ready beside those of revisions; the one that was not asked for longest goes first.
 const MOST_KEPT: usize = 16;
 /// How long a name is taken to mean what it meant.
@@ -22,6 +24,8 @@ struct Kept {
     digest: String,
     model: Weak<Model>,
     adapter: Arc<Adapter>,
+    /// Given back when it goes; a request under way may hold it a moment longer.
+    _reservation: Reservation,
 }
 
 impl Adapters {
@@ -55,8 +59,28 @@ impl Adapters {
         Some(adapter)
     }
 
+    /// Forgets those of models that are gone, and the one that was not asked for longest.
+    ///
+    /// Whether there was one.
+    pub(super) fn give_way(&self) -> bool {
+        let mut kept = self.lock();
+        let before = kept.len();
+        kept.retain(|known| known.model.strong_count() > 0);
+        if kept.len() == before && before > 0 {
+            kept.remove(0);
+        }
+        before > 0
+    }
+
     /// Keeps one; those of models that are gone go with them.
-    pub(super) fn keep(&self, name: &str, digest: &str, model: &Arc<Model>, adapter: &Arc<Adapter>) {
+    pub(super) fn keep(
+        &self,
+        name: &str,
+        digest: &str,
+        model: &Arc<Model>,
+        adapter: &Arc<Adapter>,
+        reservation: Reservation,
+    ) {
         let mut kept = self.lock();
         kept.retain(|known| known.model.strong_count() > 0);
         if kept.len() == MOST_KEPT {
@@ -68,6 +92,7 @@ impl Adapters {
             digest: digest.to_owned(),
             model: Arc::downgrade(model),
             adapter: Arc::clone(adapter),
+            _reservation: reservation,
         });
     }
 

@@ -26,9 +26,9 @@ struct Held {
 pub struct Holding {
     /// Of which deployment.
     pub deployment: String,
-    /// Its revision's number.
+    /// Its revision's number; 0 of an adapter that requests choose by name.
     pub revision: u32,
-    /// Weights, cache and scratch together.
+    /// Weights, cache and scratch together, or those of an adapter.
     pub bytes: u64,
 }
 
@@ -93,10 +93,39 @@ impl MemoryBudget {
         if bytes > self.available_to(deployment, &holdings).min(free_bytes) {
             return Err(Box::new(self.shortage(deployment, needed, holdings, free_bytes)));
         }
+        Ok(self.hold(&mut held, Holding { deployment: deployment.to_owned(), revision, bytes }))
+    }
+
+    /// Takes a part for an adapter, which cannot be made smaller.
+    ///
+    /// # Errors
+    /// When it does not fit, in words.
+    pub fn reserve_adapter(
+        self: &Arc<Self>,
+        deployment: &str,
+        revision: u32,
+        bytes: u64,
+        free_bytes: u64,
+    ) -> Result<Reservation, String> {
+        let mut held = self.lock();
+        let holdings: Vec<Holding> = held.holdings.values().cloned().collect();
+        let available = self.available_to(deployment, &holdings).min(free_bytes);
+        if bytes > available {
+            return Err(format!(
+                "needs {} MiB and {} MiB are free of {} MiB for models; stop something, or train it with a smaller rank",
+                bytes.div_ceil(1 << 20),
+                available >> 20,
+                self.total_bytes >> 20
+            ));
+        }
+        Ok(self.hold(&mut held, Holding { deployment: deployment.to_owned(), revision, bytes }))
+    }
+
+    fn hold(self: &Arc<Self>, held: &mut Held, holding: Holding) -> Reservation {
         let id = held.next;
         held.next += 1;
-        held.holdings.insert(id, Holding { deployment: deployment.to_owned(), revision, bytes });
-        Ok(Reservation { budget: Arc::clone(self), id })
+        held.holdings.insert(id, holding);
+        Reservation { budget: Arc::clone(self), id }
     }
 
     /// Why something does not fit beside these.
@@ -160,7 +189,12 @@ impl fmt::Display for Shortage {
         )?;
         let mut separator = ": ";
         for Holding { deployment, revision, bytes } in &self.holdings {
-            write!(f, "{separator}{deployment}@{revision} holds {} MiB", mib(*bytes))?;
+            let who = if *revision == 0 {
+                format!("an adapter of {deployment}")
+            } else {
+                format!("{deployment}@{revision}")
+            };
+            write!(f, "{separator}{who} holds {} MiB", mib(*bytes))?;
             separator = ", ";
         }
         if self.kept_bytes > 0 {
@@ -243,6 +277,18 @@ mod tests {
         assert!(budget.reserve("chat", 2, &footprint(100), u64::MAX).is_err());
         drop((first, chat));
         assert!(budget.holdings().is_empty());
+    }
+
+    #[test]
+    fn an_adapter_takes_its_part_and_gives_it_back() {
+        let budget = budget(100, &[("chat", 40)]);
+        let refused = budget.reserve_adapter("code", 0, 70 * MIB, u64::MAX).err().unwrap();
+        assert!(refused.contains("needs 70 MiB and 60 MiB are free of 100 MiB"), "{refused}");
+        let held = budget.reserve_adapter("code", 0, 50 * MIB, u64::MAX).unwrap();
+        let shortage = budget.reserve("code", 1, &footprint(20), u64::MAX).err().unwrap().to_string();
+        assert!(shortage.contains("an adapter of code holds 50 MiB"), "{shortage}");
+        drop(held);
+        assert!(budget.reserve("code", 1, &footprint(20), u64::MAX).is_ok());
     }
 
     #[test]

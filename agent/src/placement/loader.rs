@@ -45,6 +45,14 @@ pub enum LoadError {
         /// By how much, and what would help.
         shortage: Box<Shortage>,
     },
+    /// Nor does an adapter.
+    #[error("adapter {adapter} {reason}")]
+    AdapterMemory {
+        /// As asked for.
+        adapter: String,
+        /// What it needs, what there is, and what would help.
+        reason: String,
+    },
     /// The file is no longer the one that the revision was made of.
     #[error(
         "{path} has changed since {revision} was made: its sha256 is {found}, not {expected}; deploy it as a new revision"
@@ -316,7 +324,12 @@ impl Loader {
     ///
     /// # Errors
     /// When it is not in the registry, or is another model's.
-    pub async fn adapter(&self, name: &str, model: &Arc<Model>) -> Result<Arc<Adapter>, LoadError> {
+    pub async fn adapter(
+        &self,
+        deployment: &str,
+        name: &str,
+        model: &Arc<Model>,
+    ) -> Result<Arc<Adapter>, LoadError> {
         if let Some(adapter) = self.adapters.by_name(name, model) {
             return Ok(adapter);
         }
@@ -327,8 +340,26 @@ impl Loader {
         }
         let (path, wanted) = (PathBuf::from(&part.path), Arc::clone(model));
         let adapter = Arc::new(blocking(move || Adapter::load(&path, &wanted)).await??);
-        self.adapters.keep(name, &part.digest, model, &adapter);
+        let reservation = loop {
+            match self.reserve_adapter(deployment, 0, name, &adapter) {
+                Ok(reservation) => break reservation,
+                Err(error) if !self.adapters.give_way() => return Err(error),
+                Err(_) => {}
+            }
+        };
+        self.adapters.keep(name, &part.digest, model, &adapter, reservation);
         Ok(adapter)
+    }
+
+    fn reserve_adapter(
+        &self,
+        deployment: &str,
+        revision: u32,
+        name: &str,
+        adapter: &Adapter,
+    ) -> Result<Reservation, LoadError> {
+        let held = self.budget.reserve_adapter(deployment, revision, adapter.size_bytes(), free_bytes());
+        held.map_err(|reason| LoadError::AdapterMemory { adapter: name.to_owned(), reason })
     }
 
     /// What sets a revision apart from others of its model.
@@ -340,7 +371,7 @@ impl Loader {
     ) -> Result<Changes, LoadError> {
         let (adapter, registry) = (spec.adapter.clone(), Arc::clone(&self.registry));
         let (prompt, revision) = (spec.prompt.clone(), format!("{deployment}@{}", spec.number));
-        blocking(move || {
+        let mut changes = blocking(move || {
             let unchanged = |part: &PartRow| {
                 let path = PathBuf::from(&part.path);
                 check_unchanged(&registry, &revision, &path, &part.digest).map(|()| path)
@@ -358,9 +389,14 @@ impl Loader {
                 }
                 None => None,
             };
-            Ok(Changes { adapter, prompt })
+            Ok::<_, LoadError>(Changes { adapter, adapter_memory: None, prompt })
         })
-        .await?
+        .await??;
+        if let (Some(adapter), Some(part)) = (&changes.adapter, &spec.adapter) {
+            let reservation = self.reserve_adapter(deployment, spec.number, &part.reference, adapter)?;
+            changes.adapter_memory = Some(Arc::new(reservation));
+        }
+        Ok(changes)
     }
 
     async fn connect(&self, deployment: &str, spec: &RevisionRow) -> Result<Arc<Upstream>, LoadError> {

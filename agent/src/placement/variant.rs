@@ -4,6 +4,7 @@ use std::sync::Arc;
 use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::chat_template::Message;
 
+use super::budget::Reservation;
 use super::loaded::Loaded;
 
 /// A loaded model as one revision serves it. Revisions that differ by adapter or prompt share the model.
@@ -18,6 +19,8 @@ pub struct Variant {
 pub struct Changes {
     /// What its products are changed by.
     pub adapter: Option<Arc<Adapter>>,
+    /// The memory that the adapter takes, given back with the last copy; `None` where someone else keeps it.
+    pub adapter_memory: Option<Arc<Reservation>>,
     /// Said in front of every conversation.
     pub prompt: Option<Arc<str>>,
 }
@@ -36,7 +39,7 @@ impl Variant {
     /// The same model with another adapter, and nothing in front of conversations.
     #[must_use]
     pub fn with_adapter(&self, adapter: Arc<Adapter>) -> Self {
-        let changes = Changes { adapter: Some(adapter), prompt: None };
+        let changes = Changes { adapter: Some(adapter), ..Changes::default() };
         Self { loaded: Arc::clone(&self.loaded), changes }
     }
 

@@ -124,7 +124,9 @@ fn status(refused: &Refused) -> Status {
         | Refused::NothingToAbort { .. }
         | Refused::NothingToSteer { .. } => Status::failed_precondition(message),
         Refused::Moved { .. } => Status::aborted(message),
-        Refused::Load(LoadError::Memory { .. }) => Status::resource_exhausted(message),
+        Refused::Load(LoadError::Memory { .. } | LoadError::AdapterMemory { .. }) => {
+            Status::resource_exhausted(message)
+        }
         Refused::Load(_) => Status::failed_precondition(message),
         Refused::Audit(_) | Refused::Store(_) => Status::internal(message),
     }

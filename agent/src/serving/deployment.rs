@@ -170,7 +170,7 @@ impl Deployment {
     /// # Errors
     /// When it cannot be loaded.
     pub async fn adapted(&self, variant: &Variant, adapter: &str) -> Result<Variant, LoadError> {
-        let adapter = self.loader.adapter(adapter, variant.model()).await?;
+        let adapter = self.loader.adapter(&self.name, adapter, variant.model()).await?;
         Ok(variant.with_adapter(adapter))
     }
 

@@ -15,6 +15,9 @@ const LEAST_EXAMPLES: usize = 20;
 /// `losses` are of examples, in order, in nats a token, as far as they are known.
 pub(super) fn outliers(dataset: &Dataset, policy: &Policy, losses: &[Option<f64>], report: &mut Report) {
     let known: Vec<f64> = losses.iter().copied().flatten().filter(|loss| loss.is_finite()).collect();
+    if known.is_empty() {
+        return;
+    }
     let middle = median(known.clone());
     let distance = median(known.iter().map(|loss| (loss - middle).abs()).collect());
     let most = middle + (DEVIATIONS * DEVIATION_BY_MEDIAN_DISTANCE * distance).max(LEAST_APART);

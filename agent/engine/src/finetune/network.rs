@@ -63,6 +63,8 @@ pub(crate) struct Workspace {
     /// What came into each layer.
     inputs: Vec<Vec<f32>>,
     expanded: Vec<f32>,
+    /// Of each token that is learned, in order, in nats.
+    pub(super) token_losses: Vec<f32>,
 }
 
 /// Gradients that a pass adds to, of `scale` times the loss's sum.
@@ -159,7 +161,8 @@ pub(crate) fn run(
     }
     let mut d_hidden = gradients.as_ref().map(|gradients| (vec![0.0; hidden.len()], gradients.scale));
     let learned = learned(samples, &rows.spans);
-    let loss = losses(pass, &learned, &hidden, &of_the_model, d_hidden.as_mut(), &mut workspace.expanded);
+    workspace.token_losses.clear();
+    let loss = losses(pass, &learned, &hidden, &of_the_model, d_hidden.as_mut(), workspace);
     if let (Some(gradients), Some((mut d_hidden, _))) = (&mut gradients, d_hidden) {
         for index in (pass.parameters.lowest_layer()..layers).rev() {
             let tape = &mut workspace.tapes[if keeps_tapes { index } else { 0 }];
@@ -181,8 +184,9 @@ fn losses(
     hidden: &[f32],
     of_the_model: &[f32],
     mut d_hidden: Option<&mut (Vec<f32>, f32)>,
-    expanded: &mut Vec<f32>,
+    workspace: &mut Workspace,
 ) -> Loss {
+    let Workspace { expanded, token_losses, .. } = workspace;
     let (decoder, pool) = (&pass.model.decoder, pass.pool);
     let description = decoder.description();
     let (width, eps, vocabulary) = (description.width, description.norm_eps as f32, description.vocabulary);
@@ -226,6 +230,7 @@ fn losses(
         });
         for (learned, _, _, nats) in &of_rows {
             let of = if learned.model_row.is_some() { &mut loss.rehearsed } else { &mut loss.learned };
+            token_losses.push(*nats);
             of.sum += f64::from(*nats * learned.weight);
             of.weight += f64::from(learned.weight);
         }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use llmdeck_kernels::Pool;
 use rand::rngs::StdRng;
@@ -9,7 +10,7 @@ use super::dropout::Dropout;
 use super::linear::{Pass, gains};
 use super::network::{Gradients, Loss, Workspace, run};
 use super::parameters::Parameters;
-use super::{FineTune, Sample, TrainingData, TrainingSettings};
+use super::{FineTune, Sample, TrainingData, TrainingSettings, base_losses};
 use crate::adapter::{Adapter, AdapterWeights, MergedFormat};
 use crate::model::Model;
 use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
@@ -199,8 +200,9 @@ fn merged_weights_say_what_model_and_adapter_say_together() {
             let adapter = Arc::new(Adapter::new(&weights, &model).unwrap());
             let folder = tempfile::tempdir().unwrap();
             write_folder(folder.path(), &family.1, &tensors(&family.0));
-            model.write_merged(Some(&weights), MergedFormat::F32, folder.path()).unwrap();
-            let merged = Arc::new(Model::load(folder.path(), &pool).unwrap());
+            let out = folder.path().join("merged");
+            model.merge_into(folder.path(), &weights, MergedFormat::F32, &out).unwrap();
+            let merged = Arc::new(Model::load(&out, &pool).unwrap());
             let tokens: Vec<u32> = (0..40).map(|index| index * 37 % 100).collect();
             let mut apart = Session::new(&model, 40).unwrap().with_adapter(&adapter);
             let mut together = Session::new(&merged, 40).unwrap();
@@ -349,4 +351,25 @@ fn a_hard_example_is_learned_from_and_losses_that_stay_high_are_not() {
         went_back.push(report.went_back_to);
     }
     assert_eq!(went_back, [None, None, Some(80)]);
+}
+
+#[test]
+fn each_sample_has_the_loss_that_it_has_alone() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let model = load(&qwen3(), &pool);
+    let samples: Vec<Sample> =
+        samples(40, 3).into_iter().map(|one| Sample { rehearsed: false, ..one }).collect();
+    let mut asked: Vec<Option<&Sample>> = samples.iter().map(Some).collect();
+    asked[5] = None;
+    let together = base_losses(&model, &pool, &asked, Duration::from_secs(60));
+    for (index, (sample, loss)) in samples.iter().zip(&together).enumerate() {
+        let alone = base_losses(&model, &pool, &[Some(sample)], Duration::from_secs(60))[0];
+        match (index, alone, loss) {
+            (5, _, None) | (_, None, None) => {}
+            (_, Some(alone), Some(loss)) => assert!((alone - loss).abs() < 1e-4, "{index}: {alone} {loss}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let none = base_losses(&model, &pool, &asked, Duration::ZERO);
+    assert!(none.iter().all(Option::is_none), "no time, nothing seen");
 }
