@@ -17,6 +17,8 @@ pub struct Binaries {
     pub nvml: PathBuf,
 }
 
+const OF_THE_PACKAGE: [&str; 3] = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_"];
+
 /// Builds them as the rest of the workspace was built, which does nothing when they are up to date: cargo builds no
 /// binaries of other packages for a test.
 pub fn binaries() -> &'static Binaries {
@@ -34,6 +36,12 @@ pub fn binaries() -> &'static Binaries {
         }
         if profile_folder.ends_with("release") {
             build.arg("--release");
+        }
+        // What cargo says of this test's package: libraries whose build scripts watch it would be built anew, and all above them.
+        for (name, _) in std::env::vars_os() {
+            if OF_THE_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                build.env_remove(name);
+            }
         }
         build.env("CARGO_TARGET_DIR", profile_folder.parent().unwrap());
         assert!(build.status().unwrap().success(), "the binaries do not build");
