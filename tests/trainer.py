@@ -1,10 +1,11 @@
 """An external trainer with nothing but the standard library: it learns nothing, and says so in the right form.
 
-With seed 1 it never ends and does not listen to SIGTERM; with seed 2 it fails.
+With seed 1 it never ends, does not listen to SIGTERM, and has a worker like it in a session of its own, as launchers do; with seed 2 it fails.
 """
 import json
 import signal
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ for step in range(1, 4):
     print(json.dumps({"step": step, "steps": 3, "loss": 3.0 / step, "tokens": 10 * step}), flush=True)
 if settings["seed"] == 1:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    endless = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1e6)"
+    subprocess.Popen([sys.executable, "-c", endless, str(folder)], start_new_session=True)
     while True:
         time.sleep(1)
 if settings["seed"] == 2:

@@ -302,6 +302,20 @@ async fn an_external_trainer_gets_the_job_and_its_adapter_goes_through_the_same_
 
     let endless = begin(&agent, "missing-skill", &["--outside", "--seed", "1"]);
     wait_for("its last step", async || step_of(&agent, &endless).await.1.filter(|step| *step == 3)).await;
+    // The trainer and its worker, as their states: T is stopped.
+    let states = || {
+        let shell = format!("ps -o stat= -p $(pgrep -d, -f {endless}) 2>/dev/null");
+        let output = std::process::Command::new("sh").args(["-c", &shell]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| line.starts_with('T'))
+            .collect::<Vec<bool>>()
+    };
+    assert!(agent.llmdeck(&["jobs", "pause", &endless]).status.success());
+    let stopped = || states().iter().filter(|stopped| **stopped).count();
+    wait_for("both are held", async || (stopped() == 2).then_some(())).await;
+    assert!(agent.llmdeck(&["jobs", "resume", &endless]).status.success());
+    wait_for("both go on", async || (stopped() == 0).then_some(())).await;
     assert!(agent.llmdeck(&["jobs", "cancel", &endless]).status.success());
     let end = end_of(&agent, &endless);
     assert_eq!(end["state"], "cancelled", "{end}");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use client::{ClientError, ServerClient};
 pub(crate) use client::{innermost, whole};
-pub use leftover::end_leftover_children;
+pub use leftover::{MARK, end_leftover_children, processes_with};
 pub use spec::{BackendKind, BackendSpec, ProcessSpec, RemoteSpec, SpecError, Standby};
 pub use upstream::{StartError, Upstream};
 

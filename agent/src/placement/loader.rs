@@ -315,6 +315,11 @@ impl Loader {
         Ok(Arc::new(LiveRevision::new(spec, Backend::Engine(variant))))
     }
 
+    /// The agent's data directory, which marks its children.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// Adapters that requests of a deployment may choose by name.
     pub fn adapters(&self, deployment: &str) -> &[String] {
         self.settings.get(deployment).map_or(&[], |settings| &settings.adapters)

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use llmdeck_engine::adapter::{Adapter, AdapterWeights, MergedFormat};
 use llmdeck_engine::finetune::Sample;
 use llmdeck_proto::v1::TrainingPoint;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -23,6 +22,7 @@ use super::super::list::JobHandle;
 use super::Finetunes;
 use super::prepare::{Prepared, Trained};
 use super::spec::Spec;
+use crate::backend::{MARK, processes_with};
 use crate::placement::Variant;
 
 const SCHEMA: &str = "llmdeck.trainer-job/1";
@@ -30,6 +30,8 @@ const SCHEMA: &str = "llmdeck.trainer-job/1";
 const LONGEST_LINE: u64 = 4_096;
 /// Lines that wait to be taken; the trainer waits when they are too many.
 const MOST_WAITING: usize = 64;
+/// The job's folder, in the environment of its trainer and of all that it starts: launchers put theirs into sessions of their own.
+const FOLDER: &str = "LLMDECK_TRAINER_JOB";
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Between asking a trainer to end and ending it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -70,6 +72,8 @@ impl Finetunes {
             .args(arguments)
             .arg(folder)
             .current_dir(folder)
+            .env(MARK, self.controller.loader().data_dir())
+            .env(FOLDER, folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -82,7 +86,7 @@ impl Finetunes {
         tokio::spawn(read(streams.0, sender.clone()));
         tokio::spawn(read(streams.1, sender));
         let mut curve = Vec::new();
-        let status = follow(job, &mut child, lines, began, &mut curve).await?;
+        let status = follow(job, &mut child, folder, lines, began, &mut curve).await?;
         if !status.success() {
             return Err(format!("the trainer ended with {status}; the job's log has what it said last"));
         }
@@ -169,15 +173,15 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, lines: mpsc::Sender<String
 async fn follow(
     job: &JobHandle,
     child: &mut Child,
+    folder: &Path,
     mut lines: mpsc::Receiver<String>,
     began: Instant,
     curve: &mut Vec<TrainingPoint>,
 ) -> Result<ExitStatus, String> {
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let signal = |signal: Signal| {
-        if let Some(group) = group {
+        for process in processes_with(FOLDER, folder) {
             // Gone already is as good.
-            let _ = killpg(group, signal);
+            let _ = kill(process, signal);
         }
     };
     let mut held = false;
