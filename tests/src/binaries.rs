@@ -17,6 +17,7 @@ pub struct Binaries {
     pub nvml: PathBuf,
 }
 
+/// What cargo tells a test of its own package, by the beginnings of names.
 const OF_THE_PACKAGE: [&str; 3] = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_"];
 
 /// Builds them as the rest of the workspace was built, which does nothing when they are up to date: cargo builds no
@@ -37,7 +38,7 @@ pub fn binaries() -> &'static Binaries {
         if profile_folder.ends_with("release") {
             build.arg("--release");
         }
-        // What cargo says of this test's package: libraries whose build scripts watch it would be built anew, and all above them.
+        // Libraries whose build scripts watch these would be built anew, and all above them.
         for (name, _) in std::env::vars_os() {
             if OF_THE_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 build.env_remove(name);

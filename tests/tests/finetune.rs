@@ -272,11 +272,22 @@ async fn what_a_dataset_may_not_be_used_for_holds_for_what_is_made_of_it() {
     for word in ["owner       support", "2999-12-31", "loss outliers", "19 of 19"] {
         assert!(shown.contains(word), "{word} is not in {shown}");
     }
+    // What is only rehearsed is learned from as well.
+    let rehearsed = ["--rehearsal", "kept"];
+    let refused = words(&agent.llmdeck(&[&asked[..], &rehearsed[..]].concat()));
+    assert!(refused.contains("kept, for rehearsal: it is recorded as not for training"), "{refused}");
     assert!(govern(&["--retain-until", "2020-01-01"]).status.success());
     let refused = words(&agent.llmdeck(&["finetune", "assistant", "--dataset", "part", "--yes"]));
     assert!(refused.contains("kept until 2020-01-01"), "{refused}");
     let audit = words(&agent.llmdeck(&["audit", "list"]));
     assert!(audit.contains("govern-dataset") && audit.contains("refused"), "{audit}");
+}
+
+/// The states, as ps has them, of all processes with a word in their command.
+fn processes(word: &str) -> Vec<String> {
+    let output = std::process::Command::new("ps").args(["-eo", "stat=,args="]).output().unwrap();
+    let all = String::from_utf8_lossy(&output.stdout).into_owned();
+    all.lines().filter(|line| line.contains(word)).map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,26 +310,18 @@ async fn an_external_trainer_gets_the_job_and_its_adapter_goes_through_the_same_
     assert!(end["state"] == "failed" && end["detail"].as_str().unwrap().contains("exit status: 1"), "{end}");
     let log = agent.json(&["jobs", "show", &failed])["log"].to_string();
     assert!(log.contains("out of memory"), "{log}");
+    assert!(processes(&failed).is_empty(), "its worker is gone");
 
     let endless = begin(&agent, "missing-skill", &["--outside", "--seed", "1"]);
     wait_for("its last step", async || step_of(&agent, &endless).await.1.filter(|step| *step == 3)).await;
     // The trainer and its worker, as their states: T is stopped.
-    let states = || {
-        let shell = format!("ps -o stat= -p $(pgrep -d, -f {endless}) 2>/dev/null");
-        let output = std::process::Command::new("sh").args(["-c", &shell]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(|line| line.starts_with('T'))
-            .collect::<Vec<bool>>()
-    };
     assert!(agent.llmdeck(&["jobs", "pause", &endless]).status.success());
-    let stopped = || states().iter().filter(|stopped| **stopped).count();
+    let stopped = || processes(&endless).iter().filter(|state| state.starts_with('T')).count();
     wait_for("both are held", async || (stopped() == 2).then_some(())).await;
     assert!(agent.llmdeck(&["jobs", "resume", &endless]).status.success());
     wait_for("both go on", async || (stopped() == 0).then_some(())).await;
     assert!(agent.llmdeck(&["jobs", "cancel", &endless]).status.success());
     let end = end_of(&agent, &endless);
     assert_eq!(end["state"], "cancelled", "{end}");
-    let left = std::process::Command::new("pgrep").args(["-f", &endless]).output().unwrap();
-    assert!(left.stdout.is_empty(), "its processes are gone: {}", words(&left));
+    assert!(processes(&endless).is_empty(), "its processes are gone");
 }

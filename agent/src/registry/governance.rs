@@ -22,7 +22,7 @@ impl Registry {
     /// A dataset that the registry keeps, with what is recorded of it.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is none of that name, or what is recorded cannot be read: then nothing is allowed.
     pub fn governed(&self, reference: &str) -> Result<GovernedDataset, RegistryError> {
         let artifact = self.any(reference)?;
         if artifact.kind != ArtifactKind::Dataset {
@@ -30,20 +30,27 @@ impl Registry {
             return Err(RegistryError::Malformed { path: PathBuf::from(reference), reason });
         }
         let row = self.store().dataset(&artifact.digest)?;
-        let recorded = serde_json::from_str(&row.governance_json).ok();
-        let governance = recorded.unwrap_or_else(|| of_the_agent(&artifact));
+        let governance = match row.governance_json.as_str() {
+            "" => of_the_agent(&artifact),
+            recorded => serde_json::from_str(recorded).map_err(|error| RegistryError::Malformed {
+                path: artifact.path.clone(),
+                reason: format!(
+                    "what is recorded of it cannot be read ({error}); was it a newer agent that wrote it?"
+                ),
+            })?,
+        };
         Ok(GovernedDataset { artifact, governance, report_json: row.report_json })
     }
 
     /// What is recorded of a dataset by its digest; nothing of one that the registry does not keep.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// When what is recorded cannot be read.
     pub fn governance_of(&self, digest: &str) -> Result<Governance, RegistryError> {
-        match self.governed(digest) {
-            Ok(known) => Ok(known.governance),
-            Err(RegistryError::Store(error)) => Err(error.into()),
-            Err(_) => Ok(Governance::default()),
+        match self.any(digest) {
+            Ok(known) if known.kind == ArtifactKind::Dataset => Ok(self.governed(digest)?.governance),
+            Ok(_) | Err(RegistryError::Unknown { .. }) => Ok(Governance::default()),
+            Err(error) => Err(error),
         }
     }
 

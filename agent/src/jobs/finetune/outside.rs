@@ -169,6 +169,24 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, lines: mpsc::Sender<String
     }
 }
 
+/// All that was started for a job, by its folder; whatever is left of it ends when nobody follows it any more.
+struct Started<'a>(&'a Path);
+
+impl Started<'_> {
+    fn signal(&self, signal: Signal) {
+        for process in processes_with(FOLDER, self.0) {
+            // Gone already is as good.
+            let _ = kill(process, signal);
+        }
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
 /// Takes what a trainer says until it ends; stops and continues it with the job, and ends it when the job is cancelled.
 async fn follow(
     job: &JobHandle,
@@ -178,32 +196,31 @@ async fn follow(
     began: Instant,
     curve: &mut Vec<TrainingPoint>,
 ) -> Result<ExitStatus, String> {
-    let signal = |signal: Signal| {
-        for process in processes_with(FOLDER, folder) {
-            // Gone already is as good.
-            let _ = kill(process, signal);
-        }
-    };
-    let mut held = false;
+    let started = Started(folder);
+    let (mut held, mut ended) = (false, None);
     loop {
         tokio::select! {
             line = lines.recv() => match line {
                 Some(line) => take(job, &line, began, curve),
                 None => return child.wait().await.map_err(|error| format!("the trainer: {error}")),
             },
+            status = child.wait(), if ended.is_none() => {
+                ended = Some(status);
+                // What it has started and not ended holds its output open.
+                started.signal(Signal::SIGKILL);
+            }
             () = job.cancel.cancelled() => {
-                signal(Signal::SIGCONT);
-                signal(Signal::SIGTERM);
+                started.signal(Signal::SIGCONT);
+                started.signal(Signal::SIGTERM);
                 if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
                     job.log("the trainer did not end when it was asked to; it was killed");
                 }
-                signal(Signal::SIGKILL);
                 return Err("was cancelled".into());
             }
             () = tokio::time::sleep(LOOK_EVERY) => {
                 if job.is_held() != held {
                     held = !held;
-                    signal(if held { Signal::SIGSTOP } else { Signal::SIGCONT });
+                    started.signal(if held { Signal::SIGSTOP } else { Signal::SIGCONT });
                     job.set_state(if held { "paused" } else { "running" });
                 }
             }

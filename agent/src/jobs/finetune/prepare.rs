@@ -104,6 +104,12 @@ impl Finetunes {
             registry.record_report(&spec.dataset.digest, &report)?;
             let mut rehearsal = Vec::new();
             for part in &spec.rehearsal {
+                let objections = registry.governance_of(&part.digest)?.objections(&policy, today());
+                if !objections.is_empty() {
+                    let rule = policy.rule(CheckKind::Governance);
+                    let detail = format!("{}, for rehearsal: {}", part.reference, objections.join("; "));
+                    report.push(CheckKind::Governance, rule, detail.clone(), &[(0, detail)]);
+                }
                 let dataset = read(&part.path)?;
                 let fits = |sample: &Sample| (2..=max_tokens).contains(&sample.tokens.len());
                 let samples = dataset.examples.iter().filter_map(|example| sample(&model, example).ok());
