@@ -34,7 +34,7 @@ async fn the_main_job_at_80x24() {
         console.wait_for("serves all new requests");
         console.send("\r");
         let fallen = console.wait_until("the worse score", |screen| {
-            screen.contains("0.52 ↓") && !screen.contains("Deploy assistant")
+            screen.contains("0.55 ↓") && !screen.contains("Deploy assistant")
         });
         assert!(fallen.contains("▲ assistant") && fallen.contains("1 alert"), "{fallen}");
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -5,7 +6,7 @@ use std::time::Duration;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file;
 use color_eyre::eyre::{Result, eyre};
-use llmdeck_builtin::skills::{Skill, Split};
+use llmdeck_builtin::skills::{Example, Skill, Split};
 use llmdeck_builtin::vocabulary;
 use llmdeck_engine::train::{TrainableDecoder, write_gguf};
 use rand::SeedableRng;
@@ -33,8 +34,7 @@ pub(crate) fn suite(out: &Path) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(2);
     let mut lines = String::new();
     for skill in Skill::ALL {
-        for _ in 0..SUITE_PER_SKILL {
-            let example = skill.example(&mut rng, Split::HeldOut);
+        for example in different(&mut rng, skill, Split::HeldOut, SUITE_PER_SKILL) {
             let check = match skill {
                 Skill::Extract => json!({ "json_equals": serde_json::from_str::<Value>(&example.answer)? }),
                 _ => json!({ "equals": example.answer }),
@@ -66,19 +66,17 @@ pub(crate) fn skills(out: &Path) -> Result<()> {
     Ok(std::fs::write(out.join("assistant-skills.jsonl"), lines)?)
 }
 
-/// Different prompts; as many as a skill has, where these are fewer.
-fn examples(rng: &mut StdRng, skill: Skill, count: usize) -> Result<String> {
+/// Examples with different prompts; as many as a skill has, where these are fewer.
+fn different(rng: &mut StdRng, skill: Skill, split: Split, count: usize) -> Vec<Example> {
     const MOST_DRAWS: usize = 20_000;
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let draws = (0..MOST_DRAWS).map(|_| skill.example(rng, split));
+    draws.filter(|example| seen.insert(example.prompt.clone())).take(count).collect()
+}
+
+fn examples(rng: &mut StdRng, skill: Skill, count: usize) -> Result<String> {
     let mut lines = String::new();
-    for _ in 0..MOST_DRAWS {
-        if seen.len() == count {
-            break;
-        }
-        let example = skill.example(rng, Split::Train);
-        if !seen.insert(example.prompt.clone()) {
-            continue;
-        }
+    for example in different(rng, skill, Split::Train, count) {
         let turns = json!({ "messages": [
             { "role": "user", "content": example.prompt },
             { "role": "assistant", "content": example.answer },
