@@ -18,6 +18,7 @@ pub struct Message {
 /// A compiled template with the tokens that it may name.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos_token: String,
     eos_token: String,
 }
@@ -42,9 +43,14 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment
-            .add_template_owned(NAME, source)
+            .add_template_owned(NAME, source.clone())
             .map_err(|error| EngineError::ChatTemplate(error.to_string()))?;
-        Ok(Self { environment, bos_token, eos_token })
+        Ok(Self { environment, source, bos_token, eos_token })
+    }
+
+    /// What it was compiled from.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt that asks for the next assistant turn.

@@ -1,6 +1,7 @@
 //! Text to tokens and back, from `tokenizer.json` or from the metadata of a GGUF file.
 
 mod byte_level;
+mod huggingface;
 mod library_tokens;
 mod sentence_piece;
 
