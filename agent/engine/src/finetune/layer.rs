@@ -8,6 +8,7 @@ use llmdeck_kernels::gradients::{gelu_gate_backward, rms_norm_backward, silu_gat
 
 use super::attention::{HeadGradients, Heads, attend, attend_backward};
 use super::heads::{HeadsOfRows, Rotation};
+use super::kept::Kept;
 use super::linear::{Columns, Pass};
 use crate::adapter::Linear;
 use crate::decoder::Layer;
@@ -35,6 +36,55 @@ pub(crate) struct Tape {
     /// Not needed on the way back.
     seen: Vec<f32>,
     expanded: Vec<f32>,
+}
+
+impl Tape {
+    /// What the way back reads, in an order that stays.
+    fn read_backwards(&self) -> impl Iterator<Item = &[f32]> + Clone {
+        let whole = [
+            &self.normed,
+            &self.projected,
+            &self.q,
+            &self.k,
+            &self.v,
+            &self.attended,
+            &self.attention_output,
+            &self.middle,
+            &self.normed_middle,
+            &self.gates,
+            &self.gated,
+            &self.fed,
+        ];
+        whole.into_iter().chain(&self.low).map(Vec::as_slice)
+    }
+
+    fn written_forwards(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let whole = [
+            &mut self.normed,
+            &mut self.projected,
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.attended,
+            &mut self.attention_output,
+            &mut self.middle,
+            &mut self.normed_middle,
+            &mut self.gates,
+            &mut self.gated,
+            &mut self.fed,
+        ];
+        whole.into_iter().chain(&mut self.low).map(Vec::as_mut_slice)
+    }
+
+    /// Copies what the way back reads.
+    pub(crate) fn keep(&self, pool: &Pool, kept: &mut Kept) {
+        kept.keep(pool, self.read_backwards());
+    }
+
+    /// Takes it from a copy; it was written last by a layer of the same pass.
+    pub(crate) fn restore(&mut self, pool: &Pool, kept: &Kept) {
+        kept.restore(pool, self.written_forwards());
+    }
 }
 
 /// A layer in a pass.

@@ -18,6 +18,11 @@ fn kept_a_token(description: &DecoderDescription, settings: &TrainingSettings) -
     6 * description.width + 2 * (heads + 2 * kv) + 2 * heads + 3 * description.ffn_width + low
 }
 
+/// Of a number that waits for the way back.
+fn kept_bytes(settings: &TrainingSettings) -> usize {
+    if settings.bf16 { size_of::<half::bf16>() } else { size_of::<f32>() }
+}
+
 /// Whether layers are computed twice rather than kept.
 pub(super) fn checkpointing(
     description: &DecoderDescription,
@@ -27,7 +32,7 @@ pub(super) fn checkpointing(
     settings.activation_checkpointing.unwrap_or_else(|| {
         let tokens = settings.max_batch_tokens.max(longest_tokens);
         let numbers = kept_a_token(description, settings) * description.layers * tokens;
-        numbers * size_of::<f32>() > MOST_KEPT_BYTES
+        numbers * kept_bytes(settings) > MOST_KEPT_BYTES
     })
 }
 
@@ -53,9 +58,15 @@ pub fn memory_bytes(
     let kept = kept_a_token(description, settings);
     // What the way back has beside that.
     let backward = 3 * width + 3 * ffn + 3 * heads + 2 * (heads + 2 * kv);
-    let tapes = if checkpointing(description, settings, longest_tokens) { 1 } else { description.layers };
-    let a_token = kept * tapes + backward + (description.layers + 2) * width;
+    let twice = checkpointing(description, settings, longest_tokens);
+    // A layer at work has its tape in 32 bits; what waits is another copy in 16.
+    let (at_work, waiting) = match (twice, settings.bf16) {
+        (true, _) => (kept, 0),
+        (false, true) => (kept, kept * description.layers),
+        (false, false) => (0, kept * description.layers),
+    };
+    let waiting = waiting + description.layers * width;
     let logits = (tokens * description.vocabulary).min(MOST_LOGITS.max(description.vocabulary));
-    let numbers = COPIES * trained * description.layers + tokens * a_token + logits;
-    (numbers * size_of::<f32>()) as u64
+    let numbers = COPIES * trained * description.layers + tokens * (at_work + backward + 2 * width) + logits;
+    (numbers * size_of::<f32>() + tokens * waiting * kept_bytes(settings)) as u64
 }

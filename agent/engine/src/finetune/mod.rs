@@ -8,6 +8,7 @@ mod base;
 mod conversation;
 mod dropout;
 mod heads;
+mod kept;
 mod layer;
 mod linear;
 mod memory;

@@ -7,6 +7,7 @@ use llmdeck_kernels::elementwise::scale;
 use llmdeck_kernels::gradients::{cross_entropy, divergence};
 
 use super::heads::Rotation;
+use super::kept::Kept;
 use super::layer::{LayerPass, Tape, normalize, normalize_backward};
 use super::linear::Pass;
 use super::parameters::Parameters;
@@ -59,20 +60,36 @@ impl std::ops::AddAssign for Loss {
 /// What a pass computes into, kept from pass to pass.
 #[derive(Default)]
 pub(crate) struct Workspace {
+    memory: Memory,
     tapes: Vec<Tape>,
     /// What came into each layer.
-    inputs: Vec<Vec<f32>>,
+    inputs: Vec<Kept>,
+    /// What each layer computed, where its tape is used again.
+    kept: Vec<Kept>,
     expanded: Vec<f32>,
     /// Of each token that is learned, in order, in nats.
     pub(super) token_losses: Vec<f32>,
+}
+
+impl Workspace {
+    pub(crate) fn new(memory: Memory) -> Self {
+        Self { memory, ..Self::default() }
+    }
 }
 
 /// Gradients that a pass adds to, of `scale` times the loss's sum.
 pub(crate) struct Gradients<'a> {
     pub(crate) sums: &'a mut [f32],
     pub(crate) scale: f32,
-    /// Whether layers are computed twice rather than kept (Chen et al. 2016).
+}
+
+/// How layers remember what the way back needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// They are computed twice rather than kept (Chen et al. 2016).
     pub(crate) checkpointing: bool,
+    /// In bfloat16.
+    pub(crate) bf16: bool,
 }
 
 /// Samples one behind the other.
@@ -146,18 +163,24 @@ pub(crate) fn run(
     mut gradients: Option<Gradients<'_>>,
 ) -> Loss {
     let layers = pass.model.decoder.layers.len();
-    let keeps_tapes = gradients.as_ref().is_some_and(|gradients| !gradients.checkpointing);
+    let Memory { checkpointing, bf16 } = workspace.memory;
+    let keeps = gradients.is_some() && !checkpointing;
+    let (keeps_tapes, keeps_copies) = (keeps && !bf16, keeps && bf16);
     workspace.tapes.resize_with(if keeps_tapes { layers } else { 1 }, Tape::default);
-    workspace.inputs.resize_with(layers, Vec::new);
+    workspace.inputs.resize_with(layers, || Kept::new(bf16));
+    workspace.kept.resize_with(if keeps_copies { layers } else { 0 }, || Kept::new(bf16));
     let of_the_model = of_the_model(pass, samples, &mut workspace.tapes[0]);
     let rows = Rows::new(pass, samples.to_vec());
     let mut hidden = rows.embedded(pass);
     for index in 0..layers {
         if gradients.is_some() {
-            workspace.inputs[index].clone_from(&hidden);
+            workspace.inputs[index].keep(pass.pool, std::iter::once(hidden.as_slice()));
         }
         let tape = &mut workspace.tapes[if keeps_tapes { index } else { 0 }];
         rows.layer(pass, index).forward(&mut hidden, tape);
+        if keeps_copies {
+            tape.keep(pass.pool, &mut workspace.kept[index]);
+        }
     }
     let mut d_hidden = gradients.as_ref().map(|gradients| (vec![0.0; hidden.len()], gradients.scale));
     let learned = learned(samples, &rows.spans);
@@ -166,12 +189,18 @@ pub(crate) fn run(
     if let (Some(gradients), Some((mut d_hidden, _))) = (&mut gradients, d_hidden) {
         for index in (pass.parameters.lowest_layer()..layers).rev() {
             let tape = &mut workspace.tapes[if keeps_tapes { index } else { 0 }];
+            let restore = |hidden: &mut Vec<f32>| {
+                workspace.inputs[index].restore(pass.pool, std::iter::once(hidden.as_mut_slice()));
+            };
             // The top layer's is still there.
-            if !keeps_tapes && index + 1 < layers {
-                hidden.clone_from(&workspace.inputs[index]);
+            if keeps_copies && index + 1 < layers {
+                tape.restore(pass.pool, &workspace.kept[index]);
+            } else if !keeps_tapes && index + 1 < layers {
+                restore(&mut hidden);
                 rows.layer(pass, index).forward(&mut hidden, tape);
             }
-            rows.layer(pass, index).backward(&workspace.inputs[index], tape, &mut d_hidden, gradients.sums);
+            restore(&mut hidden);
+            rows.layer(pass, index).backward(&hidden, tape, &mut d_hidden, gradients.sums);
         }
     }
     loss

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::dropout::{Dropout, mix};
 use super::linear::{Pass, gains};
 use super::memory::checkpointing;
-use super::network::{Gradients, Loss, Workspace, run};
+use super::network::{Gradients, Loss, Memory, Workspace, run};
 use super::parameters::Parameters;
 use super::sample::Sample;
 use super::settings::TrainingSettings;
@@ -50,8 +50,6 @@ pub struct FineTune {
     learned: usize,
     rehearsed_an_epoch: usize,
     held_out: Vec<Sample>,
-    /// Whether layers are computed twice.
-    checkpointing: bool,
     fingerprint: String,
     parameters: Parameters,
     state: State,
@@ -132,7 +130,8 @@ impl FineTune {
             }
         }
         let longest = samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
-        let checkpointing = checkpointing(description, &settings, longest);
+        let memory =
+            Memory { checkpointing: checkpointing(description, &settings, longest), bf16: settings.bf16 };
         let counts = [learned, rehearsed_an_epoch];
         let fingerprint = fingerprint(&model, counts, &samples, &held_out, &settings);
         let parameters = Parameters::new(&model, &pool, &lora, settings.seed);
@@ -153,14 +152,13 @@ impl FineTune {
             learned,
             rehearsed_an_epoch,
             held_out,
-            checkpointing,
             fingerprint,
             parameters,
             last_good: state.clone(),
             far_in_a_row: 0,
             state,
             gradients: vec![0.0; count],
-            workspace: Workspace::default(),
+            workspace: Workspace::new(memory),
         })
     }
 
@@ -189,6 +187,12 @@ impl FineTune {
     /// When it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), EngineError> {
         self.last_good.save(path, &self.fingerprint)
+    }
+
+    /// What a state takes on disk, about, in bytes.
+    pub fn state_bytes(&self) -> u64 {
+        // Values, two moments, and the best values.
+        (4 * self.parameters.values.len() * size_of::<f32>()) as u64
     }
 
     /// Steps in all, unless it stops early.
@@ -233,9 +237,17 @@ impl FineTune {
     /// What was learned: at the best evaluation where there was one, or now.
     pub fn adapter(&self) -> AdapterWeights {
         let best = &self.state.best;
-        let values = if best.is_empty() { &self.parameters.values } else { best };
+        self.weights(if best.is_empty() { &self.parameters.values } else { best })
+    }
+
+    /// What is learned now.
+    pub fn adapter_now(&self) -> AdapterWeights {
+        self.weights(&self.parameters.values)
+    }
+
+    fn weights(&self, values: &[f32]) -> AdapterWeights {
         let slots = self.parameters.slots.clone();
-        Parameters { slots, values: values.clone() }.weights(&self.lora)
+        Parameters { slots, values: values.to_vec() }.weights(&self.lora)
     }
 
     /// A held-out token's loss as it is now, what is rehearsed with it; `None` where nothing is held out.
@@ -379,11 +391,7 @@ impl FineTune {
                 dropout,
                 gains: &gains,
             };
-            let gradients = Gradients {
-                sums: &mut self.gradients,
-                scale: (1.0 / weight) as f32,
-                checkpointing: self.checkpointing,
-            };
+            let gradients = Gradients { sums: &mut self.gradients, scale: (1.0 / weight) as f32 };
             loss += run(&pass, samples, &mut self.workspace, Some(gradients));
             tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
         }

@@ -61,6 +61,8 @@ pub struct TrainingSettings {
     /// Compute layers twice rather than keep what they computed: a fraction of the memory for a third more time. Where what
     /// would be kept takes more than a GiB, unless it is set.
     pub activation_checkpointing: Option<bool>,
+    /// Keep what layers computed in bfloat16: half of the memory. What is trained, and all sums, stay in 32 bits.
+    pub bf16: bool,
     /// Of the order of examples, of what is left out, and of where the thin matrices begin.
     pub seed: u64,
 }
@@ -88,6 +90,7 @@ impl Default for TrainingSettings {
             early_stopping_patience: 0,
             evaluations_per_epoch: 2,
             activation_checkpointing: None,
+            bf16: false,
             seed: 0,
         }
     }

@@ -73,9 +73,18 @@ impl State {
         let views = views.collect::<Result<Vec<_>, _>>()?;
         let whole = serialize(views, Some(metadata)).map_err(|error| malformed(error.to_string()))?;
         let beside = path.with_extension("part");
-        let mut file = File::create(&beside).map_err(failed)?;
-        file.write_all(&whole).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&beside, path).map_err(failed)?;
+        let write = || {
+            let mut file = File::create(&beside)?;
+            file.write_all(&whole)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, path)
+        };
+        write()
+            .inspect_err(|_| {
+                // On a full disk a part of it would be in the way of others.
+                let _ = std::fs::remove_file(&beside);
+            })
+            .map_err(failed)?;
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map_err(failed)
     }
 

@@ -15,6 +15,7 @@ use llmdeck_engine::chat_template::Message;
 use llmdeck_engine::finetune::{FineTune, Sample, TrainingData, TrainingSettings, Turn, conversation};
 use llmdeck_engine::model::Model;
 use llmdeck_engine::session::Session;
+use llmdeck_kernels::limits::f32_operations_per_s;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -35,6 +36,9 @@ struct Arguments {
     /// Python with PEFT.
     #[arg(long, default_value = "target/peft/bin/python")]
     python: PathBuf,
+    /// Keep what layers computed in bfloat16.
+    #[arg(long)]
+    bf16: bool,
     /// A GGUF file or a folder; the built-in model that lacks a skill where it is absent.
     #[arg(long)]
     model: Option<PathBuf>,
@@ -95,6 +99,7 @@ fn main() -> Result<()> {
         batch_size: arguments.batch,
         epochs: Some(1_000),
         held_out: 0.0,
+        bf16: arguments.bf16,
         ..TrainingSettings::default()
     };
     let data = TrainingData { samples: samples.clone(), ..TrainingData::default() };
@@ -122,7 +127,12 @@ fn main() -> Result<()> {
     std::fs::write(folder.path().join("work.json"), work.to_string())?;
     let theirs = theirs(&arguments.python, folder.path(), threads)?;
     let backwards = difference(&model, &folder.path().join("theirs"), &theirs.probes)?;
-    print(&ours, &theirs, backwards, description.parameters(), threads);
+    let limit = Limit {
+        operations_per_s: f32_operations_per_s(&model.pool),
+        parameters: description.parameters(),
+        trained: run.trained_parameters(),
+    };
+    print(&ours, &theirs, backwards, &limit, threads);
     Ok(())
 }
 
@@ -225,15 +235,25 @@ fn peak_bytes() -> Result<u64> {
     Ok(kib * 1_024)
 }
 
-fn print(ours: &Ours, theirs: &Theirs, backwards: f64, parameters: u64, threads: usize) {
+/// What bounds a training: the products of 32-bit floats that the machine can do.
+struct Limit {
+    operations_per_s: f64,
+    /// All of the model's.
+    parameters: u64,
+    trained: usize,
+}
+
+fn print(ours: &Ours, theirs: &Theirs, backwards: f64, limit: &Limit, threads: usize) {
     let tail = |losses: &[f64]| {
         let last = &losses[losses.len().saturating_sub(10)..];
         last.iter().sum::<f64>() / last.len() as f64
     };
     let steps = ours.losses.len() as f64;
     let (our_speed, their_speed) = (steps / ours.seconds, steps / theirs.seconds);
-    // Frozen weights need two of the three products (Kaplan et al. 2020, section 2.1).
-    let work = |tokens: usize, seconds: f64| 4.0 * parameters as f64 * tokens as f64 / seconds / 1e9;
+    // Frozen weights need two of the three products (Kaplan et al. 2020, section 2.1), trained ones all three.
+    let a_token = 4.0 * limit.parameters as f64 + 6.0 * limit.trained as f64;
+    let most_tokens_per_s = limit.operations_per_s / a_token;
+    let share = |tokens: usize, seconds: f64| tokens as f64 / seconds / most_tokens_per_s * 100.0;
     println!("| {threads} threads, {steps} steps | llmdeck | PEFT | ratio |");
     println!("| --- | --- | --- | --- |");
     println!("| steps/s | {our_speed:.2} | {their_speed:.2} | {:.2} |", our_speed / their_speed);
@@ -243,9 +263,10 @@ fn print(ours: &Ours, theirs: &Theirs, backwards: f64, parameters: u64, threads:
         theirs.tokens as f64 / theirs.seconds
     );
     println!(
-        "| GFLOP/s of 4 x parameters x tokens | {:.1} | {:.1} | |",
-        work(ours.tokens, ours.seconds),
-        work(theirs.tokens, theirs.seconds)
+        "| share of the arithmetic limit, {most_tokens_per_s:.0} tokens/s at {:.0} GFLOP/s | {:.0} % | {:.0} % | |",
+        limit.operations_per_s / 1e9,
+        share(ours.tokens, ours.seconds),
+        share(theirs.tokens, theirs.seconds)
     );
     let mib = |bytes: u64| bytes >> 20;
     println!(
