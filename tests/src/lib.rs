@@ -3,6 +3,7 @@
 mod agent;
 mod binaries;
 mod command;
+mod disk;
 mod http;
 mod pty;
 
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
 pub use command::words;
+pub use disk::{SmallDisk, fill};
 pub use http::{Response, raw, send, send_with};
 pub use pty::Console;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use llmdeck::app::{Action, RevisionParts, RolloutChoice};
-use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, change};
+use llmdeck_tests::{ASSISTANT, AgentProcess, SmallDisk, binaries, change, fill};
 use serde_json::Value;
 
 fn llmdeck(arguments: &[&str]) -> Output {
@@ -70,39 +70,11 @@ async fn what_was_done_is_exported_and_proved_and_what_was_changed_is_found() {
     assert!(words.contains("data directory"), "{words}");
 }
 
-/// A small file system, unmounted when dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    /// `None` where nobody may mount.
-    fn mount(at: &Path) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let arguments = ["-t", "tmpfs", "-o", "size=24m,mode=700", "small"];
-        let mounted = Command::new("mount").args(arguments).arg(at).output().ok()?;
-        mounted.status.success().then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is being killed may still have it open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// Takes every byte that is left.
-fn fill(path: &Path) {
-    let mut file = std::fs::File::create(path).unwrap();
-    for size in [1 << 16, 1 << 10, 1] {
-        while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_the_action_and_room_lets_it_happen() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let Some(_disk) = SmallDisk::mount(&data) else {
+    let Some(_disk) = SmallDisk::mount(&data, 24) else {
         eprintln!("only who may mount can fill a disk");
         return;
     };

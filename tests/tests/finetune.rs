@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use llmdeck::request;
-use llmdeck_tests::{AgentProcess, send, traffic, wait_for, words};
+use llmdeck_tests::{AgentProcess, SmallDisk, fill, send, traffic, wait_for, words};
 use serde_json::Value;
 
 const UNTAUGHT: &str = r#"
@@ -82,14 +82,18 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
     let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(card.contains("| held-out examples | 60 |") && card.contains("library_name: peft"), "{card}");
     assert!(std::fs::read_to_string(folder.join("curves.svg")).unwrap().contains("<polyline"));
-    let report = agent.json(&["jobs", "show", &job])["report"].clone();
-    let others: Vec<(f64, f64)> = report["comparison"]["skills"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|skill| skill[0] != "opposites")
-        .map(|skill| (skill[1]["before"].as_f64().unwrap(), skill[1]["after"].as_f64().unwrap()))
-        .collect();
+    let shown = agent.json(&["jobs", "show", &job]);
+    let curve = shown["training"].as_array().unwrap();
+    let asked: Vec<&Value> = curve.iter().filter(|point| !point["suite_score"].is_null()).collect();
+    assert!(asked.iter().any(|point| point["held_out_score"].as_f64() > Some(0.0)), "asked meanwhile");
+    let report = shown["report"].clone();
+    let skills = report["comparison"]["skills"].as_array().unwrap().iter().map(|skill| {
+        let score = |name: &str| skill[1][name].as_f64().unwrap();
+        (skill[0] == "opposites", (score("before"), score("after")))
+    });
+    let (taught, others): (Vec<_>, Vec<_>) = skills.partition(|(is_taught, _)| *is_taught);
+    let others: Vec<(f64, f64)> = others.into_iter().map(|(_, scores)| scores).collect();
+    assert!(matches!(taught[..], [(_, (before, after))] if before < 0.1 && after >= 0.8), "{taught:?}");
     let mean = |of: fn(&(f64, f64)) -> f64| others.iter().map(of).sum::<f64>() / others.len() as f64;
     // Without rehearsal it is 0.2 and more.
     assert!(mean(|score| score.1) > mean(|score| score.0) - 0.02, "{others:?}");
@@ -166,6 +170,33 @@ async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
     assert!(numbers(&agent, "whole") == numbers(&agent, "killed"), "the same bits");
     // What ended before the crash is still known.
     assert_eq!(end_of(&agent, &whole)["score_before"], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_holds_a_job_up_and_room_lets_it_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let Some(_disk) = SmallDisk::mount(&data, 64) else {
+        eprintln!("only who may mount can fill a disk");
+        return;
+    };
+    let agent = AgentProcess::start_as(folder, UNTAUGHT, &[], &[]);
+    agent.ready().await;
+    let job = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "patient"]].concat());
+    wait_for("its first step", async || step_of(&agent, &job).await.1).await;
+    let filler = data.join("filler");
+    fill(&filler);
+    let detail = wait_for("it waits for room", async || {
+        let state = request::job(agent.channel(), &job).await.unwrap().job.unwrap();
+        (state.state == "paused").then_some(state.detail)
+    });
+    assert!(detail.await.contains("the disk is full: waits for"));
+    std::fs::remove_file(&filler).unwrap();
+    let end = end_of(&agent, &job);
+    assert_eq!(end["state"], "done", "{end}");
+    let log = agent.json(&["jobs", "show", &job])["log"].to_string();
+    assert!(log.contains("No space left") && log.contains("there is room again"), "{log}");
+    assert_eq!(artifact(&agent, "patient")["kind"], "adapter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,8 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::cost_meter::CostMeter;
-use super::list::{JobEnd, JobHandle, Jobs, TooManyJobs};
+use super::handle::JobHandle;
+use super::list::{JobEnd, Jobs, TooManyJobs};
 use crate::telemetry::Subscribers;
 use crate::time::unix_ms;
 

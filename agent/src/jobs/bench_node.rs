@@ -6,7 +6,8 @@ use llmdeck_engine::roofline::{MachineLimits, ModelRate, measure_model};
 use serde::{Deserialize, Serialize};
 
 use super::disk::read_bytes_per_s;
-use super::list::{JobEnd, JobHandle, Jobs, TooManyJobs};
+use super::handle::JobHandle;
+use super::list::{JobEnd, Jobs, TooManyJobs};
 use crate::placement::{Loaded, free_bytes};
 
 const SCHEMA: &str = "llmdeck.node-bench/1";

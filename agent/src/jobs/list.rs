@@ -7,7 +7,8 @@ use llmdeck_proto::v1::{BenchPoint, Job, JobReport, JobSummary, TrainingPoint};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::line::{Line, Turn};
+use super::handle::JobHandle;
+use super::line::Line;
 use crate::time::unix_ms;
 
 /// Jobs remembered; the oldest ended one makes room.
@@ -16,10 +17,6 @@ const MOST_KEPT: usize = 100;
 const MOST_UNENDED: usize = 8;
 /// Ended jobs stay in the frames this long.
 const SHOWN_AFTER_END_MS: i64 = 60_000;
-/// Lines kept of a job's log; the oldest goes first.
-const MOST_LOG_LINES: usize = 200;
-/// Points kept of a job; one more and every second one goes.
-const MOST_POINTS: usize = 4_096;
 
 /// Why a job was not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,18 +42,19 @@ pub struct Jobs {
     stopping: AtomicBool,
 }
 
-struct Entry {
-    job: Job,
-    created_unix_ms: i64,
-    ended_unix_ms: Option<i64>,
-    cancel: CancellationToken,
+/// What is known of a job.
+pub(super) struct Entry {
+    pub(super) job: Job,
+    pub(super) created_unix_ms: i64,
+    pub(super) ended_unix_ms: Option<i64>,
+    pub(super) cancel: CancellationToken,
     /// Of jobs that can be held.
-    held: Option<watch::Sender<bool>>,
-    points: Vec<BenchPoint>,
-    training: Vec<TrainingPoint>,
-    log: VecDeque<String>,
-    remaining_s: Option<(f64, f64)>,
-    report_json: String,
+    pub(super) held: Option<watch::Sender<bool>>,
+    pub(super) points: Vec<BenchPoint>,
+    pub(super) training: Vec<TrainingPoint>,
+    pub(super) log: VecDeque<String>,
+    pub(super) remaining_s: Option<(f64, f64)>,
+    pub(super) report_json: String,
 }
 
 /// A job as it begins, or as it is remembered.
@@ -82,140 +80,6 @@ pub(super) struct JobEnd {
     pub(super) detail: String,
     /// Empty where there is nothing to keep.
     pub(super) report_json: String,
-}
-
-/// A job's own end of the list.
-#[derive(Clone)]
-pub(super) struct JobHandle {
-    list: Arc<Mutex<VecDeque<Entry>>>,
-    id: String,
-    pub(super) cancel: CancellationToken,
-    held: Option<watch::Receiver<bool>>,
-}
-
-impl JobHandle {
-    /// Its name.
-    pub(super) fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Waits while it is held. False when it was cancelled.
-    pub(super) async fn go_on(&self) -> bool {
-        let Some(mut held) = self.held.clone() else { return !self.cancel.is_cancelled() };
-        if *held.borrow() {
-            self.set_state("paused");
-            let cancel = self.cancel.clone();
-            // The other end lives as long as the job.
-            let _ = cancel.run_until_cancelled(held.wait_for(|held| !held)).await;
-            self.set_state("running");
-        }
-        !self.cancel.is_cancelled()
-    }
-
-    /// Whether it is to wait.
-    pub(super) fn is_held(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| *held.borrow())
-    }
-
-    pub(super) fn set_state(&self, state: &str) {
-        self.update(|entry| state.clone_into(&mut entry.job.state));
-    }
-
-    /// Keeps a step of a training.
-    pub(super) fn trained(&self, point: TrainingPoint) {
-        self.update(|entry| {
-            // What is done again stands once.
-            entry.training.retain(|known| known.step < point.step);
-            entry.training.push(point);
-            if entry.training.len() > MOST_POINTS {
-                let mut index = 0;
-                entry.training.retain(|point| {
-                    index += 1;
-                    index % 2 == 0 || point.held_out_loss.is_some()
-                });
-            }
-        });
-    }
-
-    /// Says how long it may still take, at least and at most, in seconds.
-    pub(super) fn remaining(&self, remaining_s: Option<(f64, f64)>) {
-        self.update(|entry| entry.remaining_s = remaining_s);
-    }
-
-    /// Writes a line into its log.
-    pub(super) fn log(&self, line: impl Into<String>) {
-        let line = format!("{} {}", clock(unix_ms()), line.into());
-        self.update(|entry| {
-            if entry.log.len() == MOST_LOG_LINES {
-                entry.log.pop_front();
-            }
-            entry.log.push_back(line);
-        });
-    }
-
-    /// Says how far it is.
-    pub(super) fn progress(&self, share: f64, detail: impl Into<String>) {
-        self.update(|entry| {
-            entry.job.progress = Some(share);
-            entry.job.detail = detail.into();
-        });
-    }
-
-    /// Says what it does now.
-    pub(super) fn detail(&self, detail: impl Into<String>) {
-        self.update(|entry| entry.job.detail = detail.into());
-    }
-
-    /// Keeps what was seen since the last point.
-    pub(super) fn point(&self, point: BenchPoint) {
-        self.update(|entry| {
-            entry.points.push(point);
-            if entry.points.len() > MOST_POINTS {
-                entry.points = joined(&entry.points);
-            }
-        });
-    }
-
-    fn begin(&self) {
-        self.update(|entry| entry.job.state = "running".into());
-    }
-
-    fn end(&self, ended: Result<JobEnd, String>) {
-        let cancelled = self.cancel.is_cancelled();
-        self.update(|entry| {
-            entry.remaining_s = None;
-            let (state, detail, report) = match ended {
-                Ok(end) => (if cancelled { "cancelled" } else { "done" }, end.detail, end.report_json),
-                Err(why) => (if cancelled { "cancelled" } else { "failed" }, why, String::new()),
-            };
-            state.clone_into(&mut entry.job.state);
-            entry.job.progress = (state == "done").then_some(1.0);
-            entry.job.detail = detail;
-            entry.report_json = report;
-            entry.ended_unix_ms = Some(unix_ms());
-        });
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = lock(&self.list).iter_mut().find(|entry| entry.job.id == self.id) {
-            change(entry);
-        }
-    }
-}
-
-/// Every two neighbours as one.
-fn joined(points: &[BenchPoint]) -> Vec<BenchPoint> {
-    let join = |pair: &[BenchPoint]| {
-        let sum = |of: fn(&BenchPoint) -> u64| pair.iter().map(of).sum();
-        let last = pair.last().copied().unwrap_or_default();
-        BenchPoint {
-            ok: sum(|point| point.ok),
-            failed: sum(|point| point.failed),
-            completion_tokens: sum(|point| point.completion_tokens),
-            ..last
-        }
-    };
-    points.chunks(2).map(join).collect()
 }
 
 impl Jobs {
@@ -375,18 +239,6 @@ impl Jobs {
     }
 }
 
-impl JobHandle {
-    /// Waits for its turn; `None`, and it has ended, when it was cancelled first.
-    async fn turn(&self, line: &Line, priority: i32) -> Option<Turn> {
-        let turn = self.cancel.run_until_cancelled(line.turn(priority)).await;
-        match &turn {
-            Some(_) => self.begin(),
-            None => self.end(Err("was cancelled before its turn".into())),
-        }
-        turn
-    }
-}
-
 impl Entry {
     fn new(new: NewJob, held: Option<watch::Sender<bool>>) -> Self {
         let NewJob { id, kind, subject, created_unix_ms, .. } = new;
@@ -421,12 +273,6 @@ fn make_room(list: &mut VecDeque<Entry>) {
     }
 }
 
-/// `21:40:07`, UTC.
-fn clock(unix_ms: i64) -> String {
-    let seconds = unix_ms.div_euclid(1_000).rem_euclid(86_400);
-    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
-}
-
 fn summary(entry: &Entry) -> JobSummary {
     let job = &entry.job;
     JobSummary {
@@ -439,7 +285,7 @@ fn summary(entry: &Entry) -> JobSummary {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -447,6 +293,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use llmdeck_proto::v1::BenchPoint;
 
+    use super::super::handle::MOST_POINTS;
     use super::{JobEnd, Jobs, TooManyJobs, UnknownJob};
 
     #[tokio::test]
@@ -493,7 +340,7 @@ mod tests {
         while jobs.report(&id).unwrap().points.iter().map(|point| point.ok).sum::<u64>() < 10_000 {
             tokio::task::yield_now().await;
         }
-        assert!(jobs.report(&id).unwrap().points.len() <= super::MOST_POINTS);
+        assert!(jobs.report(&id).unwrap().points.len() <= MOST_POINTS);
         jobs.cancel(&id).unwrap();
     }
 }

@@ -7,6 +7,7 @@ mod cost_meter;
 mod disk;
 mod evaluate;
 mod finetune;
+mod handle;
 mod line;
 mod list;
 

@@ -144,6 +144,7 @@ fn whole(report: &JobReport) -> Value {
                 "elapsed_s": point.elapsed_s, "step": point.step, "loss": point.loss,
                 "held_out_loss": point.held_out_loss, "learning_rate": point.learning_rate,
                 "gradient_norm": point.gradient_norm, "tokens": point.tokens, "energy_mj": point.energy_mj,
+                "held_out_score": point.held_out_score, "suite_score": point.suite_score,
             })
         })
         .collect();

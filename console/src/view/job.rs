@@ -1,6 +1,6 @@
 //! One job: how far it is, what it sees while it runs, and what it came to.
 
-use llmdeck_proto::v1::{BenchPoint, JobReport};
+use llmdeck_proto::v1::{BenchPoint, JobReport, TrainingPoint};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -22,14 +22,19 @@ const TEXT: u16 = 20;
 const MOST_PAST: usize = 120;
 const MILLIJOULES_PER_WH: f64 = 3.6e6;
 
+type OfPoint = fn(&TrainingPoint) -> Option<f64>;
+/// What is asked now and then, from 0 to 1.
+const SCORES: [(&str, OfPoint); 2] =
+    [("answered", |point| point.held_out_score), ("suite", |point| point.suite_score)];
+
 /// A line of what scrolls.
 enum Line {
     Blank,
     Rule(String),
     Figure(String, String),
     Past(&'static str, Vec<Option<f64>>, String),
-    /// From the beginning on, however long that is.
-    Curve(&'static str, Vec<Option<f64>>, String),
+    /// From the beginning on, however long that is; with what a full column stands for, where that is not the highest.
+    Curve(&'static str, Vec<Option<f64>>, String, Option<f64>),
     Cells(Vec<(u16, String)>, Tone),
     Text(String, Tone),
 }
@@ -125,7 +130,16 @@ fn training(report: &JobReport) -> Vec<Line> {
     let points = &report.training;
     let Some(last) = points.last() else { return Vec::new() };
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3}"));
-    let held_out = points.iter().rev().find_map(|point| point.held_out_loss);
+    let series = |of: fn(&TrainingPoint) -> Option<f64>| -> (Vec<Option<f64>>, String) {
+        let values: Vec<Option<f64>> = points.iter().map(of).collect();
+        let last = values.iter().rev().find_map(|value| *value);
+        (values, number(last))
+    };
+    let curve = |label, of, top| {
+        let (values, last) = series(of);
+        Line::Curve(label, values, last, top)
+    };
+    let is_known = |of: fn(&TrainingPoint) -> Option<f64>| points.iter().any(|point| of(point).is_some());
     let before = |index: usize| {
         if index == 0 { (0.0, 0) } else { (points[index - 1].elapsed_s, points[index - 1].tokens) }
     };
@@ -141,10 +155,13 @@ fn training(report: &JobReport) -> Vec<Line> {
     let speed = last.tokens as f64 / last.elapsed_s.max(1e-9);
     let mut lines = vec![
         Line::Rule(format!("Training, step {} of {}", last.step, last.steps)),
-        Line::Curve("loss", points.iter().map(|point| Some(point.loss)).collect(), number(Some(last.loss))),
-        Line::Curve("held out", points.iter().map(|point| point.held_out_loss).collect(), number(held_out)),
-        Line::Curve("tokens/s", speeds, format!("{speed:.0}")),
+        curve("loss", |point| Some(point.loss), None),
+        curve("held out", |point| point.held_out_loss, None),
     ];
+    for (label, of) in SCORES.into_iter().filter(|(_, of)| is_known(*of)) {
+        lines.push(curve(label, of, Some(1.0)));
+    }
+    lines.push(Line::Curve("tokens/s", speeds, format!("{speed:.0}"), None));
     if let Some(energy_mj) = last.energy_mj {
         let text = format!("{:.1} Wh, of the whole node meanwhile", energy_mj as f64 / MILLIJOULES_PER_WH);
         lines.push(Line::Figure("energy".into(), text));
@@ -244,12 +261,12 @@ fn draw_line(view: &View<'_>, line: &Line, y: u16, pen: &mut Pen<'_>) {
             let shown = &values[values.len().saturating_sub(room)..];
             pen.put(TEXT + 2, y, &sparkline(shown, room, None, &view.theme.symbols), Tone::Plain);
         }
-        Line::Curve(label, values, last) => {
+        Line::Curve(label, values, last, top) => {
             pen.put(LABEL, y, label, Tone::Quiet);
             pen.put_right(TEXT, y, last, Tone::Plain);
             let room = usize::from(pen.area.width.saturating_sub(TEXT + 3)).min(MOST_PAST);
             let shown = resampled(values, room);
-            pen.put(TEXT + 2, y, &sparkline(&shown, shown.len(), None, &view.theme.symbols), Tone::Plain);
+            pen.put(TEXT + 2, y, &sparkline(&shown, shown.len(), *top, &view.theme.symbols), Tone::Plain);
         }
         Line::Cells(cells, tone) => {
             for (x, text) in cells {

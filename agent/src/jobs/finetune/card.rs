@@ -3,13 +3,19 @@
 use std::fmt::Write;
 
 use llmdeck_proto::v1::TrainingPoint;
-use plotters::prelude::{BLACK, BLUE, ChartBuilder, IntoDrawingArea, LineSeries, RED, SVGBackend, WHITE};
+use plotters::coord::Shift;
+use plotters::prelude::{
+    BLACK, BLUE, ChartBuilder, DrawingArea, GREEN, IntoDrawingArea, LineSeries, PathElement, RED, RGBColor,
+    SVGBackend, WHITE,
+};
 use serde_json::Value;
 
 use super::spec::Spec;
 
 const MILLIJOULES_PER_WH: f64 = 3.6e6;
-const SIZE: (u32, u32) = (720, 320);
+const WIDTH: u32 = 720;
+/// Of one chart.
+const HEIGHT: u32 = 320;
 
 /// As Hugging Face shows it, with its front matter.
 pub(super) fn card(spec: &Spec, report: &Value) -> String {
@@ -82,7 +88,7 @@ pub(super) fn card(spec: &Spec, report: &Value) -> String {
     card
 }
 
-/// Losses by step.
+/// Losses by step, and below them what was answered right, where that was asked.
 pub(super) fn curves(points: &[TrainingPoint]) -> Result<String, String> {
     let mut svg = String::new();
     draw(points, &mut svg).map_err(|error| format!("the curves could not be drawn: {error}"))?;
@@ -93,19 +99,54 @@ fn draw(points: &[TrainingPoint], svg: &mut String) -> Result<(), Box<dyn std::e
     let losses = |point: &TrainingPoint| std::iter::once(point.loss).chain(point.held_out_loss);
     let most = points.iter().flat_map(losses).filter(|loss| loss.is_finite()).fold(0.1, f64::max);
     let steps = points.last().map_or(1, |point| point.step).max(1) as f64;
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    let series = |of: fn(&TrainingPoint) -> Option<f64>| -> Vec<(f64, f64)> {
+        points.iter().filter_map(|point| Some((point.step as f64, of(point)?))).collect()
+    };
+    let losses = [
+        ("training", BLUE, series(|point| Some(point.loss))),
+        ("held out", RED, series(|point| point.held_out_loss)),
+    ];
+    let scores = [
+        ("held-out examples", RED, series(|point| point.held_out_score)),
+        ("suite", GREEN, series(|point| point.suite_score)),
+    ];
+    let has_scores = scores.iter().any(|(_, _, score)| !score.is_empty());
+    let height = if has_scores { 2 * HEIGHT } else { HEIGHT };
+    let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (above, below) = root.split_vertically(HEIGHT);
+    draw_series(&above, "loss, nats a token", (steps, most * 1.05), &losses)?;
+    if has_scores {
+        draw_series(&below, "answered right", (steps, 1.0), &scores)?;
+    }
+    Ok(root.present()?)
+}
+
+/// Its name, its color, and steps with their values.
+type Series<'a> = (&'a str, RGBColor, Vec<(f64, f64)>);
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn draw_series(
+    area: &Area<'_>,
+    title: &str,
+    (most_x, most_y): (f64, f64),
+    series: &[Series<'_>],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(32)
         .y_label_area_size(44)
-        .build_cartesian_2d(0.0..steps, 0.0..most * 1.05)?;
-    chart.configure_mesh().x_desc("step").y_desc("loss, nats a token").axis_style(BLACK).draw()?;
-    chart.draw_series(LineSeries::new(points.iter().map(|point| (point.step as f64, point.loss)), &BLUE))?;
-    let held_out = points.iter().filter_map(|point| Some((point.step as f64, point.held_out_loss?)));
-    chart.draw_series(LineSeries::new(held_out, &RED))?;
-    root.present()?;
-    drop(chart);
-    drop(root);
+        .build_cartesian_2d(0.0..most_x, 0.0..most_y)?;
+    chart.configure_mesh().x_desc("step").y_desc(title).axis_style(BLACK).draw()?;
+    for (name, color, points) in series.iter().filter(|(_, _, points)| !points.is_empty()) {
+        let line =
+            LineSeries::new(points.iter().copied(), color).point_size(if points.len() > 50 { 0 } else { 2 });
+        let color = *color;
+        chart
+            .draw_series(line)?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
+    }
+    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
     Ok(())
 }

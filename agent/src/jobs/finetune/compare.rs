@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use super::super::list::JobHandle;
+use super::super::handle::JobHandle;
 use crate::backend::Backend;
 use crate::quality::{Suite, suite_shares};
 

@@ -5,11 +5,13 @@ use llmdeck_proto::v1::rollout::Strategy;
 use llmdeck_proto::v1::{ActionContext, DeployRequest};
 use serde_json::{Value, json};
 
-use super::super::list::{JobEnd, JobHandle};
+use super::super::handle::JobHandle;
+use super::super::list::JobEnd;
 use super::Finetunes;
 use super::card::{card, curves};
 use super::compare::{Comparison, Scores};
 use super::prepare::Trained;
+use super::room::Room;
 use super::spec::{Ship, Spec};
 use crate::registry::{ArtifactKind, NewArtifact};
 use crate::security::identity::Operator;
@@ -31,22 +33,15 @@ impl Finetunes {
     ) -> Result<JobEnd, String> {
         let comparison = Comparison::new(before, after);
         let made = folder.join("adapter");
-        let failed = |what: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", what.display());
-        // A run before may have got so far and no further.
-        let _ = std::fs::remove_dir_all(&made);
-        std::fs::create_dir_all(&made).map_err(|error| failed(&made, &error))?;
-        let description = self.description(spec).await?;
-        trained
-            .weights
-            .write(&made, &description, &spec.base.reference)
-            .map_err(|error| error.to_string())?;
         let mut report = report(job, spec, trained, &comparison);
-        let svg = curves(&trained.curve)?;
-        for (name, text) in [("README.md", card(spec, &report)), ("curves.svg", svg)] {
-            let path = made.join(name);
-            std::fs::write(&path, text).map_err(|error| failed(&path, &error))?;
-        }
-        let digest = self.register(spec, &made).await?;
+        let needed_bytes = (trained.weights.parameters() * size_of::<f32>()) as u64;
+        let room = Room { job, folder, needed_bytes };
+        let digest = loop {
+            match self.keep(job, spec, trained, &report, &made).await {
+                Ok(digest) => break digest,
+                Err(error) => room.wait(error).await?,
+            }
+        };
         report["adapter"] = json!({ "digest": digest, "tag": spec.tag });
         job.log(format!("kept as {}, {}", spec.tag, &digest[..12.min(digest.len())]));
         let mut detail = format!("{}{}", spec.tag, words(&comparison));
@@ -75,6 +70,28 @@ impl Finetunes {
         Ok(JobEnd { detail, report_json: report.to_string() })
     }
 
+    /// Writes the adapter and takes it into the registry; its digest.
+    async fn keep(
+        &self,
+        job: &JobHandle,
+        spec: &Spec,
+        trained: &Trained,
+        report: &Value,
+        made: &Path,
+    ) -> Result<String, String> {
+        let failed = |what: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", what.display());
+        // A run before may have got so far and no further.
+        let _ = std::fs::remove_dir_all(made);
+        std::fs::create_dir_all(made).map_err(|error| failed(made, &error))?;
+        let description = self.description(spec).await?;
+        trained.weights.write(made, &description, &spec.base.reference).map_err(|error| error.to_string())?;
+        for (name, text) in [("README.md", card(spec, report)), ("curves.svg", curves(&trained.curve)?)] {
+            let path = made.join(name);
+            std::fs::write(&path, text).map_err(|error| failed(&path, &error))?;
+        }
+        self.register(job, spec, made).await
+    }
+
     async fn description(
         &self,
         spec: &Spec,
@@ -84,7 +101,7 @@ impl Finetunes {
         Ok(variant.model().decoder.description().clone())
     }
 
-    async fn register(&self, spec: &Spec, made: &Path) -> Result<String, String> {
+    async fn register(&self, job: &JobHandle, spec: &Spec, made: &Path) -> Result<String, String> {
         let parents = std::iter::once(&spec.base)
             .chain([&spec.dataset])
             .chain(&spec.rehearsal)
@@ -99,7 +116,12 @@ impl Finetunes {
             tag: spec.tag.clone(),
             parents: known,
             added_by: spec.operator.clone(),
-            source: Some(format!("fine-tuning of {} on {}", spec.base.reference, spec.dataset.reference)),
+            source: Some(format!(
+                "fine-tuning {} of {} on {}",
+                job.id(),
+                spec.base.reference,
+                spec.dataset.reference
+            )),
             governance: None,
         };
         let added = tokio::task::spawn_blocking(move || registry.add(&new, |_, _| true)).await;

@@ -3,21 +3,25 @@
 mod card;
 mod compare;
 mod config;
+mod exam;
 mod finish;
 mod outside;
 mod plan;
 mod prepare;
+mod room;
 mod spec;
 mod train;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use llmdeck_datasets::Policy;
 use llmdeck_proto::v1::alert::Severity;
 
-use super::list::{JobEnd, JobHandle, NewJob, TooManyJobs};
+use super::handle::JobHandle;
+use super::list::{JobEnd, NewJob, TooManyJobs};
 use crate::backend::Backend;
 use crate::jobs::Jobs;
 use crate::placement::{LoadError, Variant};
@@ -31,6 +35,7 @@ use crate::telemetry::events::Events;
 use crate::time::unix_ms;
 
 pub use config::FinetuneConfig;
+use exam::Exam;
 use prepare::Depth;
 pub use spec::FinetuneAsked;
 use spec::Spec;
@@ -207,11 +212,15 @@ impl Finetunes {
         if let Err(error) = recorded {
             tracing::error!(%error, "the outcome of a fine-tuning could not be recorded");
         }
-        if let Err(error) = self.store.put_finetune(&row.ended(state, detail, report, unix_ms())) {
-            tracing::error!(%error, "the outcome of a fine-tuning could not be kept");
+        match self.store.put_finetune(&row.ended(state, detail, report, unix_ms())) {
+            // What it would go on from is of no use any more.
+            Ok(()) => {
+                let _ = std::fs::remove_dir_all(self.folder_of(job.id()));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the outcome of a fine-tuning could not be kept; the next start goes on from its last state");
+            }
         }
-        // What it would go on from is of no use any more.
-        let _ = std::fs::remove_dir_all(self.folder_of(job.id()));
         ended
     }
 
@@ -229,9 +238,13 @@ impl Finetunes {
         }
         let suite = self.suite_of(spec)?;
         let base = Backend::Engine(variant.without_changes());
+        let began = Instant::now();
         let before = compare::score(job, "before", &base, &prepared.task, suite.as_ref()).await?;
         let trained = match &spec.trainer {
-            None => self.train(job, &variant, prepared, &deployment, &folder).await?,
+            None => {
+                let exam = Exam::new(&variant, prepared.task.clone(), suite.clone(), began.elapsed());
+                self.train(job, &variant, prepared, &deployment, exam, &folder).await?
+            }
             Some(command) => self.train_outside(job, spec, &variant, prepared, command, &folder).await?,
         };
         let adapted = Backend::Engine(variant.with_adapter(Arc::clone(&trained.adapter)));

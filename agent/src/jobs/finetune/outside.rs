@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llmdeck_engine::adapter::{Adapter, AdapterWeights, MergedFormat};
+use llmdeck_engine::chat_template::ChatTemplate;
 use llmdeck_engine::finetune::Sample;
 use llmdeck_proto::v1::TrainingPoint;
 use nix::sys::signal::{Signal, kill};
@@ -18,9 +19,10 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use super::super::list::JobHandle;
+use super::super::handle::JobHandle;
 use super::Finetunes;
 use super::prepare::{Prepared, Trained};
+use super::room::Room;
 use super::spec::Spec;
 use crate::backend::{MARK, processes_with};
 use crate::placement::Variant;
@@ -65,7 +67,11 @@ impl Finetunes {
         let (began, measured) = (Instant::now(), self.meter.begin());
         job.progress(0.0, "writes the job for its trainer");
         let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
-        write_job(spec, variant, &prepared, folder).await?;
+        let needed_bytes = variant.model().decoder.description().parameters() * size_of::<f32>() as u64;
+        let room = Room { job, folder, needed_bytes };
+        while let Err(error) = write_job(spec, variant, &prepared, folder).await {
+            room.wait(error).await?;
+        }
         let (program, arguments) = command.split_first().ok_or("the trainer's command is empty")?;
         let mut child = Command::new("nice")
             .args(["-n", "19", program])
@@ -112,7 +118,7 @@ impl Finetunes {
     }
 }
 
-/// Weights as a Hugging Face folder, samples in tokens, and settings.
+/// Weights and tokenizer as a Hugging Face folder, samples in tokens, and settings.
 async fn write_job(spec: &Spec, variant: &Variant, prepared: &Prepared, folder: &Path) -> Result<(), String> {
     let base = folder.join("base");
     let mut train = tokens(&prepared.data.samples);
@@ -128,6 +134,9 @@ async fn write_job(spec: &Spec, variant: &Variant, prepared: &Prepared, folder: 
         let _ = std::fs::remove_dir_all(folder.join("adapter"));
         std::fs::create_dir_all(&base).map_err(|error| failed(&error))?;
         model.write_merged(None, MergedFormat::F32, &base).map_err(|error| error.to_string())?;
+        let (template, context) = (model.chat_template.as_ref(), model.decoder.description().context);
+        let template = template.map(ChatTemplate::source);
+        model.tokenizer.write(&base, template, context).map_err(|error| error.to_string())?;
         let files = [("train.jsonl", train), ("held_out.jsonl", held_out), ("job.json", about.to_string())];
         for (name, text) in files {
             std::fs::write(folder.join(name), text).map_err(|error| failed(&error))?;
@@ -247,6 +256,8 @@ fn take(job: &JobHandle, line: &str, began: Instant, curve: &mut Vec<TrainingPoi
         gradient_norm: 0.0,
         tokens: said.tokens,
         energy_mj: None,
+        held_out_score: None,
+        suite_score: None,
     };
     curve.push(point);
     job.trained(point);

@@ -14,9 +14,11 @@ use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::super::list::JobHandle;
+use super::super::handle::JobHandle;
 use super::Finetunes;
+use super::exam::{Exam, ExamScores};
 use super::prepare::{Prepared, Trained};
+use super::room::Room;
 use crate::placement::Variant;
 use crate::serving::Deployment;
 use crate::telemetry::NodeMeasurement;
@@ -42,6 +44,7 @@ impl Finetunes {
         variant: &Variant,
         prepared: Prepared,
         deployment: &Arc<Deployment>,
+        exam: Exam,
         folder: &Path,
     ) -> Result<Trained, String> {
         let threads = self.threads();
@@ -49,11 +52,12 @@ impl Finetunes {
         let training = Training {
             job: job.clone(),
             runtime: Handle::current(),
+            exam,
             model: Arc::clone(variant.model()),
             settings: prepared.settings.clone(),
             deployment: Arc::clone(deployment),
             limit_us: limit_us.or(deployment.objective_ttft_us()),
-            state: folder.join(STATE),
+            folder: folder.to_owned(),
             curve: Vec::new(),
             tokens: 0,
             trained: Duration::ZERO,
@@ -79,12 +83,13 @@ impl Finetunes {
 struct Training {
     job: JobHandle,
     runtime: Handle,
+    exam: Exam,
     model: Arc<Model>,
     settings: TrainingSettings,
     deployment: Arc<Deployment>,
     /// Of TTFT at the 95th percentile.
     limit_us: Option<u64>,
-    state: PathBuf,
+    folder: PathBuf,
     curve: Vec<TrainingPoint>,
     tokens: u64,
     /// Time that steps took.
@@ -107,8 +112,9 @@ impl Training {
         let data = std::mem::take(&mut prepared.data);
         let (model, settings) = (Arc::clone(&self.model), self.settings.clone());
         let mut run = FineTune::new(model, Arc::new(pool), data, settings)?;
-        if self.state.exists() {
-            match run.restore(&self.state) {
+        let state = self.folder.join(STATE);
+        if state.exists() {
+            match run.restore(&state) {
                 Ok(()) => self.job.log(format!("goes on at step {}", run.step_number())),
                 Err(error) => self.job.log(format!("begins anew: {error}")),
             }
@@ -129,9 +135,13 @@ impl Training {
             self.trained += before.elapsed();
             self.times_s.push(before.elapsed().as_secs_f64());
             self.tokens += report.tokens as u64;
-            self.tell(&run, &report);
+            let scores = match report.held_out_loss {
+                Some(_) if !run.is_done() => self.examine(&run)?,
+                _ => ExamScores::default(),
+            };
+            self.tell(&run, &report, &scores);
             if report.checkpoint {
-                run.save(&self.state).map_err(|error| format!("its state could not be kept: {error}"))?;
+                self.save(&run)?;
             }
         }
         if run.stopped_early() {
@@ -154,6 +164,24 @@ impl Training {
             ("node", json!(self.runtime.block_on(self.measured.end()))),
         ]);
         Ok(Trained { prepared, adapter, weights, curve: self.curve, facts })
+    }
+
+    fn save(&self, run: &FineTune) -> Result<(), String> {
+        let room = Room { job: &self.job, folder: &self.folder, needed_bytes: run.state_bytes() };
+        while let Err(error) = run.save(&self.folder.join(STATE)) {
+            self.runtime.block_on(room.wait(format!("its state could not be kept: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// Asks what is learned so far, where there is time for it; what is learned in the end is asked behind the last step.
+    fn examine(&mut self, run: &FineTune) -> Result<ExamScores, String> {
+        if !self.exam.has_time(self.trained) {
+            return Ok(ExamScores::default());
+        }
+        let adapter = Arc::new(Adapter::new(&run.adapter_now(), &self.model)?);
+        let when = format!("step {}", run.step_number());
+        self.runtime.block_on(self.exam.take(&self.job, &when, adapter))
     }
 
     /// Waits while users' latency suffers.
@@ -187,7 +215,7 @@ impl Training {
         self.held += began.elapsed();
     }
 
-    fn tell(&mut self, run: &FineTune, report: &StepReport) {
+    fn tell(&mut self, run: &FineTune, report: &StepReport, scores: &ExamScores) {
         let steps = run.steps();
         let tokens_per_s = self.tokens as f64 / self.trained.as_secs_f64().max(1e-9);
         let mut detail =
@@ -211,6 +239,9 @@ impl Training {
                 "step {step}: loss {learned:.3}, held out {loss:.3}, {apart:.3} from the model itself"
             ));
         }
+        if let Some(words) = scores.words() {
+            self.job.log(format!("step {}: {words}", report.step));
+        }
         let point = TrainingPoint {
             elapsed_s: self.trained.as_secs_f64(),
             step: report.step as u64,
@@ -221,6 +252,8 @@ impl Training {
             gradient_norm: report.gradient_norm,
             tokens: self.tokens,
             energy_mj: self.measured.so_far().energy_mj,
+            held_out_score: scores.held_out,
+            suite_score: scores.suite,
         };
         self.curve.push(point);
         self.job.trained(point);
@@ -235,6 +268,9 @@ impl Training {
         }
         let mean = last.iter().sum::<f64>() / count;
         let variance = last.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        // Users and questions take their part of the time, too.
+        let (trained, beside) = (self.trained.as_secs_f64(), self.held + self.exam.spent());
+        let mean = mean * (1.0 + beside.as_secs_f64() / trained.max(1e-9));
         let steps = steps as f64;
         let half = 1.96 * (variance * (steps + steps * steps / count)).sqrt();
         Some(((steps * mean - half).max(0.0), steps * mean + half))
