@@ -42,6 +42,8 @@ impl DataDir {
     /// When another agent has it, or the system refuses.
     pub fn lock(path: &Path) -> Result<Self, DataDirError> {
         let fail = |source| DataDirError::System { path: path.to_owned(), source };
+        // Children that the agent starts work elsewhere.
+        let path = &std::path::absolute(path).map_err(fail)?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)?;
         let mut file = OpenOptions::new()
             .read(true)
@@ -93,5 +95,12 @@ mod tests {
         assert!(matches!(second, DataDirError::InUse { pid, .. } if pid == std::process::id().to_string()));
         drop(first);
         assert!(DataDir::lock(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn it_is_found_from_anywhere() {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let relative = std::path::Path::new(folder.path().file_name().unwrap());
+        assert!(DataDir::lock(relative).unwrap().path().is_absolute());
     }
 }

@@ -6,6 +6,7 @@ mod command;
 mod disk;
 mod http;
 mod pty;
+mod scripted;
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ pub use command::words;
 pub use disk::{SmallDisk, fill};
 pub use http::{Response, raw, send, send_with};
 pub use pty::Console;
+pub use scripted::scripted;
 
 /// Longest that a test waits for a fact.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,6 +1,6 @@
 //! Other people's servers: proxied, supervised, compared, and taken back when they are bad.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::link::LinkError;
@@ -8,7 +8,7 @@ use llmdeck::request;
 use llmdeck_load::{Load, LoadPlan, Prompt};
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{Rollout, RolloutStep};
-use llmdeck_tests::{AgentProcess, PATIENCE, binaries, change, context, send, wait_for};
+use llmdeck_tests::{AgentProcess, PATIENCE, binaries, change, context, scripted as backend, send, wait_for};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
@@ -20,16 +20,6 @@ fn config(folder: &Path, arguments: &[&str]) -> String {
          rollout = {{ judge = {{ error_rate = 0.2, ttft_p50 = 0.5, quality = 0.2 }} }}\n",
         backend.display()
     )
-}
-
-/// The file of a scripted server that runs as a child.
-fn backend(folder: &Path, name: &str, arguments: &[&str]) -> PathBuf {
-    let path = folder.join(format!("{name}.toml"));
-    let mut command = vec![binaries().scripted_server.to_str().unwrap(), "--port", "{port}"];
-    command.extend(arguments);
-    let text = format!("[process]\ncommand = {}\nready_timeout_s = 20\nstop_timeout_s = 1\n", json!(command));
-    std::fs::write(&path, text).unwrap();
-    path
 }
 
 fn deploy(path: &Path) -> Action {

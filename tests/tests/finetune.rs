@@ -165,8 +165,11 @@ async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
     agent.restart();
     let end = end_of(&agent, &killed);
     assert_eq!((&end["state"], &end["id"]), (&Value::from("done"), &Value::from(killed.as_str())), "{end}");
-    let log = agent.json(&["jobs", "show", &killed])["log"].to_string();
-    assert!(log.contains("goes on at step"), "{log}");
+    let shown = agent.json(&["jobs", "show", &killed]);
+    assert!(shown["log"].to_string().contains("goes on at step"), "{shown}");
+    let steps: Vec<u64> =
+        shown["training"].as_array().unwrap().iter().map(|point| point["step"].as_u64().unwrap()).collect();
+    assert!(steps.iter().copied().eq(1..=end["steps"].as_u64().unwrap()), "its curve is whole: {steps:?}");
     assert!(numbers(&agent, "whole") == numbers(&agent, "killed"), "the same bits");
     // What ended before the crash is still known.
     assert_eq!(end_of(&agent, &whole)["score_before"], 0.0);

@@ -87,10 +87,7 @@ impl ServerProcess {
         let _ =
             tokio::time::timeout(LAST_WORDS, async { while self.logs.join_next().await.is_some() {} }).await;
         let how = status.map_or_else(|error| error.to_string(), in_words);
-        match self.last_lines.last() {
-            Some(line) => format!("{how}; its last line: {line}"),
-            None => how,
-        }
+        format!("{how}{}", self.last_lines.hint())
     }
 
     /// Asks it to go, insists when it does not, and returns when its whole group is gone. True when it had to be killed.

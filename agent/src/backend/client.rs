@@ -131,7 +131,7 @@ impl ServerClient {
         first.map(str::to_owned).ok_or_else(|| ClientError::Strange("/v1/models lists no model".into()))
     }
 
-    /// Asks as a user would, greedily.
+    /// Asks as a user would, greedily; a model without a chat template is given the prompt to complete.
     ///
     /// # Errors
     /// When no whole answer came.
@@ -142,6 +142,7 @@ impl ServerClient {
         prompt: &str,
         max_tokens: usize,
     ) -> Result<String, ClientError> {
+        let system_text = system;
         let system = system.map(|text| json!({ "role": "system", "content": text }));
         let user = json!({ "role": "user", "content": prompt });
         let messages: Vec<Value> = system.into_iter().chain([user]).collect();
@@ -149,9 +150,22 @@ impl ServerClient {
             "model": model, "temperature": 0, "max_tokens": max_tokens,
             "messages": messages,
         });
-        let answer = json_of(self.post("/v1/chat/completions", body.to_string().into()).await?).await?;
-        let content = answer["choices"][0]["message"]["content"].as_str();
-        content.map(str::to_owned).ok_or_else(|| ClientError::Strange("it has no choice with content".into()))
+        let content = |answer: &Value, path: &str| {
+            let content = answer["choices"][0].pointer(path).and_then(Value::as_str).map(str::to_owned);
+            content.ok_or_else(|| ClientError::Strange("it has no choice with content".into()))
+        };
+        match json_of(self.post("/v1/chat/completions", body.to_string().into()).await?).await {
+            Err(refused @ ClientError::Status { status: 400 | 404 | 501, .. }) => {
+                let prompt =
+                    system_text.map_or_else(|| prompt.to_owned(), |text| format!("{text}\n\n{prompt}"));
+                let body =
+                    json!({ "model": model, "temperature": 0, "max_tokens": max_tokens, "prompt": prompt });
+                let answer = json_of(self.post("/v1/completions", body.to_string().into()).await?).await;
+                // What it said first is what is wrong where it cannot do either.
+                content(&answer.map_err(|_| refused)?, "/text")
+            }
+            answer => content(&answer?, "/message/content"),
+        }
     }
 }
 

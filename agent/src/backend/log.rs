@@ -24,11 +24,29 @@ impl LastLines {
         lines.push_back(line.to_owned());
     }
 
-    /// The very last that says something.
-    pub(super) fn last(&self) -> Option<String> {
+    /// What it said, to be put behind how it ended: the last line that speaks of an error, or the very last that says something.
+    pub(super) fn hint(&self) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().rev().find(|line| !line.trim().is_empty()).cloned()
+        let told = || lines.iter().rev().map(|line| line.trim()).filter(|line| !line.is_empty());
+        match (told().find(|line| speaks_of_an_error(line)), told().next()) {
+            (Some(line), _) => format!("; it said: {line}"),
+            (None, Some(line)) => format!("; its last line: {line}"),
+            (None, None) => String::new(),
+        }
     }
+}
+
+/// Servers say where to read more, and how they go down, behind what is wrong.
+fn speaks_of_an_error(line: &str) -> bool {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let mut words = line.split(|letter| !is_word(letter));
+    words.any(|word| {
+        let word = word.to_ascii_lowercase();
+        word == "error"
+            || word == "panicked"
+            || word == "fatal"
+            || word.ends_with("error") && !word.contains('_')
+    })
 }
 
 /// Reads to the end. Reading never stops, however much comes, so that the child never waits for its log.
@@ -77,5 +95,34 @@ impl Pace {
             let dropped = self.dropped;
             tracing::info!(child = self.of, dropped, "lines were left out, since too many came at once");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LastLines;
+
+    fn hint(lines: &[&str]) -> String {
+        let last = LastLines::default();
+        lines.iter().for_each(|line| last.push(line));
+        last.hint()
+    }
+
+    #[test]
+    fn what_is_wrong_comes_before_what_was_said_last() {
+        let vllm = [
+            "pydantic_core.ValidationError: 1 validation error for ModelConfig",
+            "  Value error, Sleep mode is not supported on current platform. [type=value_error]",
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+        ];
+        assert!(
+            hint(&vllm).starts_with("; it said: Value error, Sleep mode is not supported"),
+            "{}",
+            hint(&vllm)
+        );
+        let python = ["Traceback (most recent call last):", "ModuleNotFoundError: No module named 'x'", ""];
+        assert_eq!(hint(&python), "; it said: ModuleNotFoundError: No module named 'x'");
+        assert_eq!(hint(&["loading", "CUDA out of memory"]), "; its last line: CUDA out of memory");
+        assert_eq!(hint(&[]), "");
     }
 }

@@ -310,7 +310,7 @@ async fn ready_child(
         () = tokio::time::sleep(spec.ready_timeout()) => Err(StartError::NotReady {
             name: name.to_owned(),
             seconds: spec.ready_timeout().as_secs(),
-            hint: child.last_lines.last().map_or_else(String::new, |line| format!("; its last line: {line}")),
+            hint: child.last_lines.hint(),
         }),
     };
     match outcome {

@@ -59,13 +59,7 @@ impl JobHandle {
             // What is done again stands once.
             entry.training.retain(|known| known.step < point.step);
             entry.training.push(point);
-            if entry.training.len() > MOST_POINTS {
-                let mut index = 0;
-                entry.training.retain(|point| {
-                    index += 1;
-                    index % 2 == 0 || point.held_out_loss.is_some() || point.suite_score.is_some()
-                });
-            }
+            thin(&mut entry.training);
         });
     }
 
@@ -142,6 +136,17 @@ impl JobHandle {
         if let Some(entry) = lock(&self.list).iter_mut().find(|entry| entry.job.id == self.id) {
             change(entry);
         }
+    }
+}
+
+/// Every second one goes where there are too many; what was evaluated stays.
+pub(super) fn thin(points: &mut Vec<TrainingPoint>) {
+    if points.len() > MOST_POINTS {
+        let mut index = 0;
+        points.retain(|point| {
+            index += 1;
+            index % 2 == 0 || point.held_out_loss.is_some() || point.suite_score.is_some()
+        });
     }
 }
 

@@ -45,6 +45,9 @@ struct Arguments {
     /// From this request on, refuses each as malformed; 0 never.
     #[arg(long, default_value_t = 0)]
     refuse_from: u64,
+    /// Has no chat template.
+    #[arg(long)]
+    completes_only: bool,
     /// Never says that it is ready.
     #[arg(long)]
     never_ready: bool,
@@ -131,6 +134,9 @@ fn serve(mut stream: TcpStream, arguments: &Arguments, done: &Done) -> std::io::
             answer(&mut stream, 200, &json!({}))
         }
         "/is_sleeping" | "/api/ps" => answer(&mut stream, 404, &json!({})),
+        "/v1/chat/completions" if arguments.completes_only => {
+            answer(&mut stream, 400, &json!({ "error": { "message": "provide a chat template" } }))
+        }
         _ if done.asleep.load(Ordering::SeqCst) => answer(&mut stream, 503, &json!({ "message": "asleep" })),
         _ => {
             let outcome =
@@ -225,7 +231,11 @@ fn complete(stream: &mut TcpStream, body: &[u8], arguments: &Arguments, number: 
     if request["stream"] != json!(true) {
         std::thread::sleep(Duration::from_millis(arguments.word_ms * words.len() as u64));
         let message = json!({ "role": "assistant", "content": words.concat() });
-        let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
+        let choice = if request["prompt"].is_string() {
+            json!({ "index": 0, "text": words.concat(), "finish_reason": "stop" })
+        } else {
+            json!({ "index": 0, "message": message, "finish_reason": "stop" })
+        };
         return answer(stream, 200, &json!({ "model": "scripted", "choices": [choice], "usage": usage }));
     }
     // What takes no time goes out as a whole: a crash of the server then breaks off no answer that has begun.

@@ -192,6 +192,8 @@ impl Model {
             "attention_bias": false,
             "hidden_act": "silu",
             "dtype": dtype,
+            "bos_token_id": self.tokenizer.bos(),
+            "eos_token_id": self.tokenizer.ends(),
         });
         config["rope_scaling"] = match description.rope_scaling {
             RopeScaling::None => Value::Null,
@@ -203,7 +205,8 @@ impl Model {
         };
         if description.family == Family::Gemma3 {
             config["hidden_activation"] = "gelu_pytorch_tanh".into();
-            config["query_pre_attn_scalar"] = description.attention_scale.powi(-2).into();
+            // An integer, or transformers refuses the file.
+            config["query_pre_attn_scalar"] = (description.attention_scale.powi(-2).round() as u64).into();
             if let Some(local) = description.local {
                 config["sliding_window"] = local.window.into();
                 config["sliding_window_pattern"] = local.global_every.into();

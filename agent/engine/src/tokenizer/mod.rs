@@ -182,6 +182,11 @@ impl Tokenizer {
         }
     }
 
+    /// The token that text begins with, where the model has one.
+    pub(crate) fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
     /// Tokens that end an answer, the model's own first.
     pub(crate) fn ends(&self) -> &[u32] {
         &self.ends

@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub struct FinetuneConfig {
     /// Threads that train, behind everything else; as many as compute for users where it is absent.
     pub threads: Option<NonZero<usize>>,
+    /// Memory that a training may take beside the model, in MiB; what is free where it is absent.
+    pub memory_mib: Option<u64>,
     /// Training waits while TTFT at the 95th percentile is above this, in milliseconds; the deployment's objective where it is
     /// absent.
     pub max_ttft_p95_ms: Option<f64>,

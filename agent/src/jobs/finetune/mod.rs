@@ -3,6 +3,7 @@
 mod card;
 mod compare;
 mod config;
+mod curve;
 mod exam;
 mod finish;
 mod outside;
@@ -146,7 +147,7 @@ impl Finetunes {
             return Err(FinetuneError::Data(refusal));
         }
         if spec.trainer.is_none() {
-            plan::check_memory(needed)?;
+            plan::check_memory(needed, self.config.memory_mib)?;
         }
         self.controller.record(&operator, KIND, &subject, &spec.reason, "accepted").await?;
         let new = NewJob { can_be_held: true, ..NewJob::now(KIND, subject.clone()) };

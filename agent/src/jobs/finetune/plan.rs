@@ -12,16 +12,20 @@ pub(super) fn memory(variant: &Variant, settings: &TrainingSettings, prepared: &
     memory_bytes(variant.model().decoder.description(), settings, longest)
 }
 
-pub(super) fn check_memory(needed: u64) -> Result<(), FinetuneError> {
-    let free = free_bytes();
-    if needed <= free {
+/// Holds it to what is free, and to what the configuration leaves to training.
+pub(super) fn check_memory(needed: u64, most_mib: Option<u64>) -> Result<(), FinetuneError> {
+    let (needed_mib, free_mib) = (needed.div_ceil(1 << 20), free_bytes() >> 20);
+    let allowed = most_mib.filter(|most| *most < free_mib);
+    if needed_mib <= allowed.unwrap_or(free_mib) {
         return Ok(());
     }
+    let there_is = match allowed {
+        Some(most) => format!("memory_mib of [finetune] allows {most} MiB"),
+        None => format!("{free_mib} MiB are free"),
+    };
     Err(FinetuneError::Memory(format!(
-        "training needs {} MiB beside the model and {} MiB are free; lower max_batch_tokens or rank, leave activation_checkpointing \
-         on, or free memory",
-        needed.div_ceil(1 << 20),
-        free >> 20
+        "training needs {needed_mib} MiB beside the model and {there_is}; lower max_batch_tokens or rank, set \
+         activation_checkpointing or bf16, or free memory"
     )))
 }
 
@@ -59,4 +63,21 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
         Ship::Replace => format!("where it is no worse, {} serves at once", spec.tag),
     });
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_memory;
+
+    #[test]
+    fn what_the_configuration_leaves_is_held_to() {
+        assert!(check_memory(3 << 20, Some(3)).is_ok());
+        let refused = check_memory((3 << 20) + 1, Some(3)).unwrap_err().to_string();
+        assert!(
+            refused.contains("needs 4 MiB") && refused.contains("memory_mib of [finetune] allows 3"),
+            "{refused}"
+        );
+        let refused = check_memory(1 << 60, Some(1 << 50)).unwrap_err().to_string();
+        assert!(refused.contains("MiB are free"), "{refused}");
+    }
 }

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::super::handle::JobHandle;
 use super::Finetunes;
+use super::curve::Curve;
 use super::exam::{Exam, ExamScores};
 use super::prepare::{Prepared, Trained};
 use super::room::Room;
@@ -58,7 +59,7 @@ impl Finetunes {
             deployment: Arc::clone(deployment),
             limit_us: limit_us.or(deployment.objective_ttft_us()),
             folder: folder.to_owned(),
-            curve: Vec::new(),
+            curve: Curve::up_to(folder, 0),
             tokens: 0,
             trained: Duration::ZERO,
             held: Duration::ZERO,
@@ -90,7 +91,7 @@ struct Training {
     /// Of TTFT at the 95th percentile.
     limit_us: Option<u64>,
     folder: PathBuf,
-    curve: Vec<TrainingPoint>,
+    curve: Curve,
     tokens: u64,
     /// Time that steps took.
     trained: Duration,
@@ -115,7 +116,7 @@ impl Training {
         let state = self.folder.join(STATE);
         if state.exists() {
             match run.restore(&state) {
-                Ok(()) => self.job.log(format!("goes on at step {}", run.step_number())),
+                Ok(()) => self.take_up(run.step_number()),
                 Err(error) => self.job.log(format!("begins anew: {error}")),
             }
         }
@@ -163,13 +164,27 @@ impl Training {
             ("took_s", json!(began.elapsed().as_secs_f64())),
             ("node", json!(self.runtime.block_on(self.measured.end()))),
         ]);
-        Ok(Trained { prepared, adapter, weights, curve: self.curve, facts })
+        Ok(Trained { prepared, adapter, weights, curve: self.curve.points().to_vec(), facts })
+    }
+
+    /// Goes on behind a step, with all that is known of those before.
+    fn take_up(&mut self, step: usize) {
+        self.job.log(format!("goes on at step {step}"));
+        self.curve = Curve::up_to(&self.folder, step);
+        let points = self.curve.points();
+        points.iter().for_each(|point| self.job.trained(*point));
+        if let Some(last) = points.last() {
+            (self.tokens, self.trained) = (last.tokens, Duration::from_secs_f64(last.elapsed_s.max(0.0)));
+        }
     }
 
     fn save(&self, run: &FineTune) -> Result<(), String> {
         let room = Room { job: &self.job, folder: &self.folder, needed_bytes: run.state_bytes() };
         while let Err(error) = run.save(&self.folder.join(STATE)) {
             self.runtime.block_on(room.wait(format!("its state could not be kept: {error}")))?;
+        }
+        if let Err(error) = self.curve.save() {
+            self.job.log(format!("its curve could not be kept: {error}"));
         }
         Ok(())
     }
@@ -230,7 +245,7 @@ impl Training {
                 "the loss went astray at step {} ({}): back to step {step} with half the rate",
                 report.step, report.loss
             ));
-            self.curve.retain(|point| point.step <= step as u64);
+            self.curve.go_back_to(step);
             return;
         }
         if let Some(loss) = report.held_out_loss {
