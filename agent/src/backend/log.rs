@@ -36,8 +36,11 @@ impl LastLines {
     }
 }
 
-/// Servers say where to read more, and how they go down, behind what is wrong.
+/// Servers say where to read more, how they go down, and whom they still answered, behind what is wrong.
 fn speaks_of_an_error(line: &str) -> bool {
+    if line.contains("INFO") {
+        return false;
+    }
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let mut words = line.split(|letter| !is_word(letter));
     words.any(|word| {
@@ -120,6 +123,11 @@ mod tests {
             "{}",
             hint(&vllm)
         );
+        let engine = [
+            "ERROR 11-26 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.",
+            "INFO:     127.0.0.1:57348 - \"POST /v1/completions HTTP/1.1\" 500 Internal Server Error",
+        ];
+        assert!(hint(&engine).ends_with("EngineCore encountered an issue."), "{}", hint(&engine));
         let python = ["Traceback (most recent call last):", "ModuleNotFoundError: No module named 'x'", ""];
         assert_eq!(hint(&python), "; it said: ModuleNotFoundError: No module named 'x'");
         assert_eq!(hint(&["loading", "CUDA out of memory"]), "; its last line: CUDA out of memory");
