@@ -4,16 +4,23 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use hyper_util::rt::TokioIo;
+use llmdeck_proto::v1::WatchRequest;
+use llmdeck_proto::v1::telemetry_client::TelemetryClient;
 use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, wait_for};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tonic::transport::Endpoint;
+use tonic::{Code, Request};
+use tower::service_fn;
 
 fn pki(arguments: &[&str], folder: &Path, names: &[&str]) -> Output {
     let mut command = Command::new(&binaries().agent);
@@ -65,18 +72,24 @@ fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// One request over TLS, as any client would make it.
-async fn https(agent: &AgentProcess, request: &str) -> std::io::Result<String> {
+/// A connection without a certificate of its own.
+async fn secured(folder: &Path, address: &str, protocol: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(agent.folder().join("authority.pem")).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    roots.add(CertificateDer::from_pem_file(folder.join("authority.pem")).unwrap()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let stream = TcpStream::connect(agent.http()).await?;
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// One request over TLS, as any client would make it.
+async fn https(agent: &AgentProcess, request: &str) -> std::io::Result<String> {
+    let mut stream = secured(agent.folder(), agent.http(), b"http/1.1").await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     // A server may close without saying so.
@@ -112,6 +125,38 @@ async fn certificates_name_operators_and_roles_are_theirs() {
     let eve = llmdeck(&agent, Some("eve@example.org"), &["status"]);
     assert_eq!((eve.status.code(), words(&eve).contains("assistant")), (Some(3), false), "{}", words(&eve));
     assert!(words(&eve).contains("refused"), "{}", words(&eve));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_with_a_key_sees_no_more_when_it_is_revoked() {
+    let agent = agent("[[access]]\nrole = \"viewer\"\nkeys = [\"wall\"]\n");
+    let keys = |arguments: &[&str]| {
+        let output = agent.llmdeck(&[&["keys"], arguments, &["--reason", "a wall of screens"]].concat());
+        assert!(output.status.success(), "{}", words(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let key = keys(&["create", "wall", "--scope", "control"]);
+    let (folder, address) = (agent.folder().to_owned(), agent.grpc().to_owned());
+    let connect = service_fn(move |_| {
+        let (folder, address) = (folder.clone(), address.clone());
+        async move { secured(&folder, &address, b"h2").await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://agent").connect_with_connector(connect).await.unwrap();
+    let mut request = Request::new(WatchRequest::default());
+    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    let mut frames = TelemetryClient::new(channel).watch(request).await.unwrap().into_inner();
+    for _ in 0..3 {
+        assert!(frames.message().await.unwrap().is_some());
+    }
+    keys(&["revoke", "wall", "--yes"]);
+    let ended = loop {
+        match frames.message().await {
+            Ok(Some(_)) => {}
+            ended => break ended,
+        }
+    };
+    let refused = ended.unwrap_err();
+    assert!(refused.code() == Code::Unauthenticated && refused.message().contains("revoked"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

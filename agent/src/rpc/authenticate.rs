@@ -18,24 +18,51 @@ pub(super) struct Authenticate(pub(super) Arc<Keys>);
 
 impl Interceptor for Authenticate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let operator = self.operator(&request).ok_or_else(|| Status::unauthenticated("refused"))?;
+        let (operator, secret) = self.operator(&request).ok_or_else(|| Status::unauthenticated("refused"))?;
         request.extensions_mut().insert(operator);
+        request.extensions_mut().insert(Admission { keys: Arc::clone(&self.0), secret });
         Ok(request)
     }
 }
 
+/// What let a caller in, for answers that go on and on.
+#[derive(Clone)]
+pub(super) struct Admission {
+    keys: Arc<Keys>,
+    /// The key that was shown; nothing where a user or a certificate was.
+    secret: Option<String>,
+}
+
+impl Admission {
+    /// Refuses whoever's key was revoked, or is over.
+    pub(super) fn still(&self) -> Result<(), Status> {
+        match &self.secret {
+            Some(secret) if !may_control(&self.keys, secret) => {
+                Err(Status::unauthenticated("the key was revoked, or is over; connect with another"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn may_control(keys: &Keys, secret: &str) -> bool {
+    keys.find(secret).is_some_and(|key| key.may(Scope::Control))
+}
+
 impl Authenticate {
-    fn operator(&self, request: &Request<()>) -> Option<Operator> {
+    /// Who calls, and the key that was shown for it.
+    fn operator(&self, request: &Request<()>) -> Option<(Operator, Option<String>)> {
         if let Some(peer) = request.extensions().get::<UdsConnectInfo>() {
-            return peer.peer_cred.map(|credentials| Operator::of_uid(credentials.uid()));
+            return peer.peer_cred.map(|credentials| (Operator::of_uid(credentials.uid()), None));
         }
         let PeerName(name) = request.extensions().get::<PeerName>()?;
         if let Some(name) = name {
-            return Some(Operator::Certificate { name: name.clone() });
+            return Some((Operator::Certificate { name: name.clone() }, None));
         }
         let header = request.metadata().get("authorization")?.to_str().ok()?;
-        let key = self.0.find(header.strip_prefix(BEARER)?)?;
-        key.may(Scope::Control).then(|| Operator::Key { name: key.name().to_owned() })
+        let secret = header.strip_prefix(BEARER)?;
+        let key = self.0.find(secret).filter(|key| key.may(Scope::Control))?;
+        Some((Operator::Key { name: key.name().to_owned() }, Some(secret.to_owned())))
     }
 }
 

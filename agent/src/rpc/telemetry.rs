@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::Rpc;
+use super::authenticate::Admission;
 use crate::security::access::Subject;
 use crate::telemetry::Subscription;
 
@@ -38,7 +39,9 @@ impl telemetry_server::Telemetry for Telemetry {
                 "{MOST_WATCHERS} readers watch already; close one"
             )));
         }
+        let admission = request.extensions().get::<Admission>().cloned();
         let watch = Watch {
+            admission: admission.ok_or_else(|| Status::unauthenticated("refused"))?,
             subscription: self.rpc.subscribers.subscribe(),
             least: Duration::from_millis(request.into_inner().interval_ms.into()),
             sent: None,
@@ -60,6 +63,7 @@ impl telemetry_server::Telemetry for Telemetry {
 
 /// One reader. Its frame is taken from the mailbox only when the transport asks, so that a slow link conflates.
 struct Watch {
+    admission: Admission,
     subscription: Subscription,
     least: Duration,
     sent: Option<Instant>,
@@ -80,6 +84,12 @@ impl Watch {
             () = stop.cancelled() => return None,
         };
         self.sent = Some(Instant::now());
+        if let Err(refused) = self.admission.still() {
+            // Nothing comes behind it.
+            self.stop = CancellationToken::new();
+            self.stop.cancel();
+            return Some((Err(refused), self));
+        }
         Some((Ok(frame), self))
     }
 }
