@@ -161,7 +161,8 @@ async fn what_cannot_be_measured_is_said_with_the_remedy() {
     for (arguments, code, words) in [
         (&["nonesuch"][..], 2, "there is assistant"),
         (&["http://127.0.0.1:1"], 1, "refused"),
-        (&["https://127.0.0.1:1", "--model", "m"], 1, "http://HOST:PORT"),
+        (&["https://127.0.0.1:1", "--model", "m"], 1, "refused"),
+        (&["ftp://127.0.0.1:1", "--model", "m"], 1, "http://HOST:PORT or https://HOST"),
         (&["assistant", "--rate", "0"], 2, "above 0"),
         (&["assistant", "--search", "5"], 2, "--objective"),
         (&["assistant", "--against", "/nonexistent"], 2, "/nonexistent"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use llmdeck_proto::v1::WatchRequest;
 use llmdeck_proto::v1::telemetry_client::TelemetryClient;
-use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, wait_for};
+use llmdeck_tests::{ASSISTANT, AgentProcess, binaries, send, wait_for};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -125,6 +125,64 @@ async fn certificates_name_operators_and_roles_are_theirs() {
     let eve = llmdeck(&agent, Some("eve@example.org"), &["status"]);
     assert_eq!((eve.status.code(), words(&eve).contains("assistant")), (Some(3), false), "{}", words(&eve));
     assert!(words(&eve).contains("refused"), "{}", words(&eve));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_speak_tls_are_measured_and_answer_for_deployments() {
+    let config_of_far = format!("require_keys = true\n{}", config(""));
+    let far = AgentProcess::start_as(authority(), &config_of_far, &[], &[]);
+    let server = format!("https://{}", far.http());
+    let key = far.llmdeck(&["keys", "create", "near", "--reason", "a test"]);
+    let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
+    let authority = far.folder().join("authority.pem");
+    let bench = |authority: Option<&Path>| {
+        let mut command = Command::new(&binaries().console);
+        command.args([
+            "bench",
+            &server,
+            "--model",
+            "assistant",
+            "--requests",
+            "5",
+            "--key-env",
+            "KEY",
+            "--json",
+        ]);
+        command
+            .env("KEY", &key)
+            .env("SSL_CERT_FILE", authority.unwrap_or(Path::new("/etc/ssl/certs/ca-certificates.crt")));
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let measured = wait_for("the model is measured", async || {
+        let output = bench(Some(&authority));
+        output.status.success().then(|| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap())
+    });
+    let measured = measured.await;
+    assert_eq!(
+        (&measured["outcome"]["ok"], &measured["outcome"]["failed"]),
+        (&json!(5), &json!(0)),
+        "{measured}"
+    );
+    let stranger = bench(None);
+    assert!(!stranger.status.success() && words(&stranger).contains("certificate"), "{}", words(&stranger));
+
+    let folder = tempfile::tempdir().unwrap();
+    let key_file = folder.path().join("key");
+    std::fs::write(&key_file, &key).unwrap();
+    let backend = folder.path().join("far.toml");
+    let text = format!(
+        "model = \"assistant\"\nready_path = \"/readyz\"\napi_key_file = {}\n[remote]\nurl = {}\n",
+        json!(key_file),
+        json!(server)
+    );
+    std::fs::write(&backend, text).unwrap();
+    let config = ASSISTANT.replace("model = \"assistant\"", &format!("model = {}", json!(backend)));
+    let near = AgentProcess::start_with(&config, &[("SSL_CERT_FILE", &authority)]);
+    assert_eq!(near.ready().await, "assistant@1");
+    let body =
+        r#"{"model":"assistant","messages":[{"role":"user","content":"compute 52 + 28"}],"temperature":0}"#;
+    let answer = send(&near, "POST", "/v1/chat/completions", body);
+    assert_eq!(answer.json()["choices"][0]["message"]["content"], "80", "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

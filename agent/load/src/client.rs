@@ -8,11 +8,12 @@ use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
+
+use crate::connector::{Connector, connector};
 
 /// Longest line of a stream, in bytes; a server that sends more is broken.
 const LONGEST_LINE_BYTES: usize = 1 << 20;
@@ -23,7 +24,7 @@ const REVISION_HEADER: &str = "x-llmdeck-revision";
 /// Speaks to one server over connections that are kept.
 #[derive(Clone)]
 pub struct StreamClient {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     uri: Uri,
     authorization: Option<HeaderValue>,
     patience: Duration,
@@ -167,11 +168,7 @@ impl StreamClient {
         let url = format!("{}{path}", server.trim_end_matches('/'));
         let refused = |reason: String| ChatError::Url { url: url.clone(), reason };
         let uri: Uri = url.parse().map_err(|error| refused(format!("{error}")))?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none() {
-            return Err(refused(
-                "it must be http://HOST:PORT; put a proxy in front of one that speaks TLS".into(),
-            ));
-        }
+        let connector = connector(&uri, None).map_err(&refused)?;
         let authorization = key
             .map(|key| {
                 let value = HeaderValue::try_from(format!("Bearer {key}"));
@@ -182,8 +179,6 @@ impl StreamClient {
             })
             .transpose()
             .map_err(|_| refused("its key has characters that a header may not have".into()))?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, uri, authorization, patience })
     }
@@ -202,8 +197,9 @@ impl StreamClient {
             id: String,
         }
         let broken = |error: &(dyn std::error::Error + 'static)| ChatError::Broken(innermost(error));
+        let scheme = self.uri.scheme_str().unwrap_or("http");
         let authority = self.uri.authority().map(ToString::to_string).unwrap_or_default();
-        let mut request = Request::get(format!("http://{authority}/v1/models"));
+        let mut request = Request::get(format!("{scheme}://{authority}/v1/models"));
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }

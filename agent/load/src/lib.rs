@@ -5,9 +5,11 @@
 
 pub mod bench;
 mod client;
+mod connector;
 mod load;
 mod report;
 
 pub use client::{ChatClient, ChatError, ChatOutcome, StreamClient, Usage};
+pub use connector::{Connector, connector};
 pub use load::{Load, LoadPlan, Prompt};
 pub use report::{Report, RevisionReport};

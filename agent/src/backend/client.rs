@@ -9,8 +9,8 @@ use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use llmdeck_load::{Connector, connector};
 use serde_json::{Value, json};
 
 /// Largest body of an answer that is read whole.
@@ -59,13 +59,13 @@ pub enum ClientError {
 /// One server, over connections that are kept.
 #[derive(Clone)]
 pub struct ServerClient {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     base: String,
     authorization: Option<HeaderValue>,
 }
 
 impl ServerClient {
-    /// For `http://host:port`. The key goes into the authorization header and nowhere else.
+    /// For `http://host:port` or `https://host`. The key goes into the authorization header and nowhere else.
     ///
     /// # Errors
     /// When that is no URL, or the key cannot be read.
@@ -73,13 +73,8 @@ impl ServerClient {
         let base = base.trim_end_matches('/').to_owned();
         let refused = |reason: String| ClientError::Url { url: base.clone(), reason };
         let uri: Uri = base.parse().map_err(|error| refused(format!("{error}")))?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none() {
-            return Err(refused("it must be http://HOST:PORT".into()));
-        }
+        let connector = connector(&uri, Some(CONNECT_PATIENCE)).map_err(&refused)?;
         let authorization = api_key_file.map(key).transpose()?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_PATIENCE));
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, base, authorization })
     }

@@ -148,10 +148,8 @@ impl BackendSpec {
         }
         match &self.kind {
             BackendKind::Remote(RemoteSpec { url }) => {
-                if !url.starts_with("http://") {
-                    return Err(format!(
-                        "url must be http://HOST:PORT, not {url:?}; put a proxy in front of one that speaks TLS"
-                    ));
+                if !url.starts_with("http://") && !url.starts_with("https://") {
+                    return Err(format!("url must be http://HOST:PORT or https://HOST, not {url:?}"));
                 }
             }
             BackendKind::Process(process) => {

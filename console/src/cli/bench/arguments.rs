@@ -14,7 +14,7 @@ const MOST_RATE_PER_S: f64 = 1_000_000.0;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct BenchArguments {
-    /// A deployment of the agent; any OpenAI-compatible server: http://HOST:PORT; or `node` for the node itself: memory,
+    /// A deployment of the agent; any OpenAI-compatible server: http://HOST:PORT or https://HOST; or `node` for the node itself: memory,
     /// arithmetic, disk, and how near its loaded models come.
     #[arg(value_name = "NAME|URL|node")]
     server: String,

@@ -58,7 +58,7 @@ async fn deployment(name: &str, agent: &Target) -> Result<Place, CliError> {
     if !names.contains(&name) {
         let known = names.join(", ");
         return Err(CliError::Usage(format!(
-            "there is no deployment {name:?} here; there is {known}; a server is http://HOST:PORT"
+            "there is no deployment {name:?} here; there is {known}; a server is http://HOST:PORT or https://HOST"
         )));
     }
     if !matches!(agent, Target::Unix(_)) {
