@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::link::Channel;
 use llmdeck_proto::MAX_MESSAGE_BYTES;
 use llmdeck_proto::v1::control_client::ControlClient;
 use llmdeck_proto::v1::jobs_client::JobsClient;
@@ -13,7 +14,6 @@ use llmdeck_proto::v1::{
     RollbackRequest, Rollout, RolloutRequest,
 };
 use tonic::Request;
-use tonic::transport::Channel;
 
 use crate::app::{Action, Answer, Intent, RevisionParts, RolloutChoice};
 use crate::link::LinkError;

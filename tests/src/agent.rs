@@ -5,6 +5,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use llmdeck::app::Action;
+use llmdeck::link::Channel;
 use llmdeck::link::{LinkError, Target, dial};
 use llmdeck::request;
 use llmdeck_load::{ChatClient, Load, LoadPlan, Prompt};
@@ -13,7 +14,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
 use crate::{PATIENCE, binaries, wait_for};
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use llmdeck::app::{Action, RevisionParts, RolloutChoice};
+use llmdeck::link::Channel;
 use llmdeck::link::LinkError;
 use llmdeck::request;
 use llmdeck_load::{Load, LoadPlan, Prompt};
@@ -10,7 +11,6 @@ use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{Rollout, RolloutStep};
 use llmdeck_tests::{AgentProcess, PATIENCE, binaries, change, context, scripted as backend, send, wait_for};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 /// A deployment that a scripted server answers. Margins that a test's few requests can prove.
 fn config(folder: &Path, arguments: &[&str]) -> String {

@@ -1,13 +1,13 @@
 //! A new revision gets a part of the traffic, is compared, and takes over or goes back.
 
 use llmdeck::app::{Action, RevisionParts, RolloutChoice};
+use llmdeck::link::Channel;
 use llmdeck::link::LinkError;
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{Rollout, RolloutStep, Verdict};
 use llmdeck_tests::{ASSISTANT, AgentProcess, context, send_with, traffic, wait_for};
 use serde_json::json;
-use tonic::transport::Channel;
 
 /// Margins that a test's few requests can prove.
 const WIDE: &str = "rollout = { judge = { error_rate = 0.5, quality = 0.5 } }\n";

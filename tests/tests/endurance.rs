@@ -1,11 +1,11 @@
 //! Many changes in a row while people use what is changed.
 
 use llmdeck::app::{Action, RevisionParts, RolloutChoice};
+use llmdeck::link::Channel;
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{Rollout, RolloutStep};
 use llmdeck_tests::{ASSISTANT, AgentProcess, change, context, traffic, wait_for};
-use tonic::transport::Channel;
 
 const ROLLOUTS: usize = 200;
 /// Forgets nothing that it needs, and holds no more than two models.

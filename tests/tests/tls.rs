@@ -62,10 +62,21 @@ fn llmdeck(agent: &AgentProcess, operator: Option<&str>, arguments: &[&str]) -> 
         copy(&format!("{operator}.pem"), "client.pem");
         copy(&format!("{operator}.key"), "client.key");
     }
+    console(agent, credentials.path(), arguments)
+}
+
+fn console(agent: &AgentProcess, credentials: &Path, arguments: &[&str]) -> Output {
     let target = format!("https://{}", agent.grpc());
     let mut command = Command::new(&binaries().console);
-    command.args(arguments).args(["--target", &target]).env("LLMDECK_CREDENTIALS", credentials.path());
+    command.args(arguments).args(["--target", &target]).env("LLMDECK_CREDENTIALS", credentials);
     command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// `llmdeck keys`, at the agent's socket; what it printed.
+fn keys(agent: &AgentProcess, arguments: &[&str]) -> String {
+    let output = agent.llmdeck(&[&["keys"], arguments, &["--reason", "a test"]].concat());
+    assert!(output.status.success(), "{}", words(&output));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 fn words(output: &Output) -> String {
@@ -132,8 +143,7 @@ async fn servers_that_speak_tls_are_measured_and_answer_for_deployments() {
     let config_of_far = format!("require_keys = true\n{}", config(""));
     let far = AgentProcess::start_as(authority(), &config_of_far, &[], &[]);
     let server = format!("https://{}", far.http());
-    let key = far.llmdeck(&["keys", "create", "near", "--reason", "a test"]);
-    let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
+    let key = keys(&far, &["create", "near"]);
     let authority = far.folder().join("authority.pem");
     let bench = |authority: Option<&Path>| {
         let mut command = Command::new(&binaries().console);
@@ -186,14 +196,37 @@ async fn servers_that_speak_tls_are_measured_and_answer_for_deployments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_console_with_a_key_may_what_the_key_was_granted() {
+    let agent = agent("[[access]]\nrole = \"viewer\"\nkeys = [\"ci\"]\n");
+    let credentials = tempfile::tempdir().unwrap();
+    let folder = credentials.path();
+    std::fs::copy(agent.folder().join("authority.pem"), folder.join("authority.pem")).unwrap();
+    let nothing = console(&agent, folder, &["status"]);
+    assert!(nothing.status.code() == Some(4) && words(&nothing).contains("api-key"), "{}", words(&nothing));
+    // For this host alone, and as an editor leaves it.
+    let key = keys(&agent, &["create", "ci", "--scope", "control"]);
+    std::fs::create_dir(folder.join("127.0.0.1")).unwrap();
+    std::fs::write(folder.join("127.0.0.1/api-key"), format!("{key}\n")).unwrap();
+    let status = console(&agent, folder, &["status"]);
+    assert!(status.status.success() && words(&status).contains("assistant"), "{}", words(&status));
+    let refused =
+        console(&agent, folder, &["deploy", "assistant", "--model", "assistant-worse", "--dry-run"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
+    assert!(words(&refused).contains("key:ci may not do this"), "{}", words(&refused));
+    keys(&agent, &["revoke", "ci", "--yes"]);
+    let stranger = console(&agent, folder, &["status"]);
+    assert_eq!(stranger.status.code(), Some(3), "{}", words(&stranger));
+    assert!(
+        !words(&stranger).contains("assistant") && !words(&stranger).contains(&key),
+        "{}",
+        words(&stranger)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_watches_with_a_key_sees_no_more_when_it_is_revoked() {
     let agent = agent("[[access]]\nrole = \"viewer\"\nkeys = [\"wall\"]\n");
-    let keys = |arguments: &[&str]| {
-        let output = agent.llmdeck(&[&["keys"], arguments, &["--reason", "a wall of screens"]].concat());
-        assert!(output.status.success(), "{}", words(&output));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    let key = keys(&["create", "wall", "--scope", "control"]);
+    let key = keys(&agent, &["create", "wall", "--scope", "control"]);
     let (folder, address) = (agent.folder().to_owned(), agent.grpc().to_owned());
     let connect = service_fn(move |_| {
         let (folder, address) = (folder.clone(), address.clone());
@@ -206,7 +239,7 @@ async fn who_watches_with_a_key_sees_no_more_when_it_is_revoked() {
     for _ in 0..3 {
         assert!(frames.message().await.unwrap().is_some());
     }
-    keys(&["revoke", "wall", "--yes"]);
+    keys(&agent, &["revoke", "wall", "--yes"]);
     let ended = loop {
         match frames.message().await {
             Ok(Some(_)) => {}

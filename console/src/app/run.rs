@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::link::Channel;
 use crossterm::event::EventStream;
 use futures_util::StreamExt;
 use jiff::tz::TimeZone;
@@ -10,7 +11,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use super::{Answer, App, AppEvent, Intent, update};
 use crate::clock::unix_ms;

@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::link::Channel;
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
 use llmdeck_audit::{Verifier, verify};
 use llmdeck_proto::v1::audit_client::AuditClient;
 use llmdeck_proto::v1::{AuditRecord, ListRecordsRequest};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::output::{print_json, print_table};
 use super::{CliError, Common};

@@ -2,11 +2,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::link::Channel;
 use clap::{Args, ValueEnum};
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{ActionContext, Assessment, ChangePlan, Rollout, RolloutStep};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::confirm::go_on;
 use super::output::print_json;

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::link::Channel;
 use clap::Args;
 use llmdeck_proto::v1::rollout::Strategy;
 use llmdeck_proto::v1::{ActionContext, ChangePlan, RolloutStep};
 use serde::Deserialize;
 use serde_json::json;
-use tonic::transport::Channel;
 
 use super::change::{ChangeArguments, carry_out, print_plan, step};
 use super::confirm::go_on;

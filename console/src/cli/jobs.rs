@@ -1,13 +1,13 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::link::Channel;
 use clap::{Args, Subcommand};
 use llmdeck_proto::v1::jobs_client::JobsClient;
 use llmdeck_proto::v1::{
     CancelJobRequest, GetJobRequest, HoldJobRequest, JobReport, JobSummary, ListJobsRequest,
 };
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::output::{print_json, print_table};
 use super::{CliError, Common};

@@ -2,13 +2,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::link::Channel;
 use color_eyre::eyre::{Result, eyre};
 use llmdeck_load::{Report, RevisionReport};
 use llmdeck_proto::v1::rollout::State;
 use llmdeck_proto::v1::{ActionContext, Rollout};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 
 use super::{DEPLOYMENT, Demo, WORSE};
 use crate::app::{Action, RevisionParts, RolloutChoice};

@@ -9,10 +9,14 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{self, Endpoint};
+use tonic::{Request, Status};
 use tower::service_fn;
 
-use super::credentials::client_config;
+use super::credentials::{api_key, client_config};
 use super::scraped;
 use super::target::Target;
 
@@ -24,10 +28,30 @@ const LONGEST_COMPLAINT_BYTES: u64 = 4_096;
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
+/// The way to one agent.
+pub type Channel = InterceptedService<transport::Channel, ShowKey>;
+
+/// Puts a key into every call, where there is one.
+#[derive(Clone)]
+pub struct ShowKey(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for ShowKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("authorization", key.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A channel that connects on its first call and anew whenever it has broken.
 pub fn dial(target: &Target) -> Channel {
+    let key = match target {
+        Target::Https { host, .. } => api_key(host),
+        _ => None,
+    };
     let target = target.clone();
-    Endpoint::from_static("http://agent")
+    let channel = Endpoint::from_static("http://agent")
         .connect_timeout(CONNECT_PATIENCE)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
@@ -35,7 +59,8 @@ pub fn dial(target: &Target) -> Channel {
         .connect_with_connector_lazy(service_fn(move |_| {
             let target = target.clone();
             async move { connect(&target).await.map(TokioIo::new) }
-        }))
+        }));
+    InterceptedService::new(channel, ShowKey(key))
 }
 
 async fn connect(target: &Target) -> io::Result<Box<dyn Stream>> {

@@ -8,7 +8,7 @@ mod scraped;
 mod target;
 mod watch;
 
-pub use dial::dial;
+pub use dial::{Channel, dial};
 pub use error::LinkError;
 pub use target::{Target, TargetError};
 pub use watch::{LinkEvent, watch};

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::dial::Channel;
 use llmdeck_proto::MAX_MESSAGE_BYTES;
 use llmdeck_proto::v1::telemetry_client::TelemetryClient;
 use llmdeck_proto::v1::{Frame, HistoryRequest, WatchRequest};
@@ -7,7 +8,6 @@ use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Channel;
 
 use super::error::LinkError;
 

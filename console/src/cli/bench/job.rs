@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use crate::link::Channel;
 use llmdeck_load::bench::Outcome;
 use llmdeck_proto::v1::jobs_client::JobsClient;
 use llmdeck_proto::v1::{CancelJobRequest, GetJobRequest, JobReport};
-use tonic::transport::Channel;
 
 use super::BenchArguments;
 use crate::cli::CliError;
