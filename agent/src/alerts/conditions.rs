@@ -1,7 +1,7 @@
 use llmdeck_proto::sparse::SparseHistogram;
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::gpu_driver::State as DriverState;
-use llmdeck_proto::v1::{Deployment, Frame, Gpu, Host, Revision};
+use llmdeck_proto::v1::{Deployment, Frame, Gpu, Host, Revision, Rollout};
 
 use crate::serving::LOADING;
 
@@ -23,7 +23,10 @@ pub(super) struct Condition {
 /// Everything that is wrong in a frame.
 pub(super) fn of(frame: &Frame) -> Vec<Condition> {
     let mut found = Vec::new();
-    frame.deployments.iter().for_each(|deployment| of_deployment(deployment, &mut found));
+    for deployment in &frame.deployments {
+        of_deployment(deployment, &mut found);
+        of_quality(deployment, &frame.rollouts, &mut found);
+    }
     frame.gpus.iter().for_each(|gpu| of_gpu(gpu, &mut found));
     if let Some(driver) = &frame.gpu_driver {
         let text = driver.detail.clone();
@@ -78,7 +81,6 @@ fn of_deployment(deployment: &Deployment, found: &mut Vec<Condition>) {
             found.push(condition(Severity::Bad, &subject, "failed requests", text));
         }
     }
-    of_quality(deployment, found);
 }
 
 fn of_ttft(subject: &str, revision: &Revision, objective_us: u64, found: &mut Vec<Condition>) {
@@ -95,15 +97,18 @@ fn of_ttft(subject: &str, revision: &Revision, objective_us: u64, found: &mut Ve
     }
 }
 
-/// What serves is worse than what stands by: their intervals do not even touch.
-fn of_quality(deployment: &Deployment, found: &mut Vec<Condition>) {
+/// What serves is worse than what stands by: their intervals do not even touch. A candidate that is better is no reason to go back.
+fn of_quality(deployment: &Deployment, rollouts: &[Rollout], found: &mut Vec<Condition>) {
     let golden = |revision: &Revision| {
         let quality = revision.quality.unwrap_or_default();
         quality.golden_low.zip(quality.golden_high).zip(quality.golden_score)
     };
     let stable = deployment.revisions.iter().find(|revision| revision.number == deployment.stable_revision);
     let Some(((_, high), score)) = stable.and_then(golden) else { return };
-    for other in deployment.revisions.iter().filter(|other| other.number != deployment.stable_revision) {
+    let rollout = rollouts.iter().find(|rollout| rollout.deployment == deployment.name);
+    let candidate = rollout.map(|rollout| rollout.to_revision);
+    let others = deployment.revisions.iter().filter(|other| other.number != deployment.stable_revision);
+    for other in others.filter(|other| Some(other.number) != candidate) {
         if let Some(((low, _), better)) = golden(other)
             && high < low
         {
@@ -165,7 +170,7 @@ fn of_host(host: &Host, found: &mut Vec<Condition>) {
 #[cfg(test)]
 mod tests {
     use llmdeck_proto::v1::alert::Severity;
-    use llmdeck_proto::v1::{Deployment, Frame, Gpu, Quality, Revision};
+    use llmdeck_proto::v1::{Deployment, Frame, Gpu, Quality, Revision, Rollout};
 
     use super::of;
     use crate::alerts::Alerts;
@@ -194,6 +199,9 @@ mod tests {
         };
         assert_eq!(of(&frame(2)).iter().map(|c| c.subject.as_str()).collect::<Vec<_>>(), ["chat@2"]);
         assert!(of(&frame(1)).is_empty());
+        let mut tried = frame(2);
+        tried.rollouts = vec![Rollout { deployment: "chat".into(), to_revision: 1, ..Rollout::default() }];
+        assert!(of(&tried).is_empty(), "a candidate that is better");
     }
 
     #[test]
