@@ -45,10 +45,7 @@ fn speaks_of_an_error(line: &str) -> bool {
     let mut words = line.split(|letter| !is_word(letter));
     words.any(|word| {
         let word = word.to_ascii_lowercase();
-        word == "error"
-            || word == "panicked"
-            || word == "fatal"
-            || word.ends_with("error") && !word.contains('_')
+        matches!(word.as_str(), "panicked" | "fatal") || word.ends_with("error") && !word.contains('_')
     })
 }
 
