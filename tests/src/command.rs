@@ -18,6 +18,16 @@ impl AgentProcess {
         assert!(output.status.success(), "{arguments:?}: {}", words(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
+
+    /// What its registry says of the artifact with a tag.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn artifact(&self, tag: &str) -> Value {
+        let listed = self.json(&["registry", "list"]);
+        let found = listed.as_array().unwrap().iter().find(|known| known["tags"][0] == tag).cloned();
+        found.unwrap_or_else(|| panic!("{tag} is not in {listed}"))
+    }
 }
 
 /// All that a command said.

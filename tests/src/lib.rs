@@ -4,9 +4,11 @@ mod agent;
 mod binaries;
 mod command;
 mod disk;
+mod gpu_node;
 mod http;
 mod pty;
 mod scripted;
+mod training;
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +16,11 @@ pub use agent::{ASSISTANT, AgentProcess, change, context, traffic};
 pub use binaries::{Binaries, binaries};
 pub use command::words;
 pub use disk::{SmallDisk, fill};
+pub use gpu_node::GpuNode;
 pub use http::{Response, raw, send, send_with};
 pub use pty::Console;
 pub use scripted::scripted;
+pub use training::{UNTAUGHT, begin_finetune, end_of_job, step_of};
 
 /// Longest that a test waits for a fact.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,42 +3,15 @@
 use std::path::Path;
 
 use llmdeck::request;
-use llmdeck_tests::{AgentProcess, SmallDisk, fill, send, traffic, wait_for, words};
+use llmdeck_tests::{
+    AgentProcess, SmallDisk, UNTAUGHT, begin_finetune, end_of_job, fill, send, step_of, traffic, wait_for,
+    words,
+};
 use serde_json::Value;
 
-const UNTAUGHT: &str = r#"
-node = "node-a"
-interval_ms = 200
-shutdown_s = 20
-[[deployment]]
-name = "assistant"
-model = "assistant-untaught"
-suite = "assistant-suite"
-golden_every_s = 3600
-adapters = ["taught"]
-rollout = { strategy = "replace", steps = [{ share = 0.5, hold_s = 1 }] }
-"#;
 /// A training of some seconds.
 const SHORT: [&str; 8] =
     ["--rank", "4", "--epochs", "1", "--rehearsal-ratio", "0.2", "--set", "evaluations_per_epoch=4"];
-
-fn begin(agent: &AgentProcess, dataset: &str, more: &[&str]) -> String {
-    let begun = agent.json(&[&["finetune", "assistant", "--dataset", dataset, "--yes"], more].concat());
-    begun["job"].as_str().unwrap().to_owned()
-}
-
-/// The last line that following a job prints.
-fn end_of(agent: &AgentProcess, job: &str) -> Value {
-    let followed = agent.llmdeck(&["jobs", "watch", job, "--json"]);
-    let lines = String::from_utf8_lossy(&followed.stdout).into_owned();
-    serde_json::from_str(lines.lines().last().unwrap_or_else(|| panic!("{}", words(&followed)))).unwrap()
-}
-
-/// A job's state, and the last step that it has taken.
-async fn step_of(agent: &AgentProcess, job: &str) -> (String, Option<u64>) {
-    let report = request::job(agent.channel(), job).await.unwrap();
-    (report.job.unwrap().state, report.training.last().map(|point| point.step))
-}
 
 fn ask(agent: &AgentProcess, prompt: &str) -> (String, String) {
     ask_of(agent, "assistant", prompt)
@@ -54,27 +27,21 @@ fn ask_of(agent: &AgentProcess, model: &str, prompt: &str) -> (String, String) {
     (text, answer.header("x-llmdeck-revision").to_owned())
 }
 
-fn artifact(agent: &AgentProcess, tag: &str) -> Value {
-    let listed = agent.json(&["registry", "list"]);
-    let found = listed.as_array().unwrap().iter().find(|known| known["tags"][0] == tag).cloned();
-    found.unwrap_or_else(|| panic!("{tag} is not in {listed}"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_request() {
     let agent = AgentProcess::start(UNTAUGHT);
     agent.ready().await;
     let load = traffic(&agent, 5.0);
-    let job = begin(&agent, "missing-skill", &["--ship", "replace", "--tag", "taught"]);
-    let end = end_of(&agent, &job);
+    let job = begin_finetune(&agent, "missing-skill", &["--ship", "replace", "--tag", "taught"]);
+    let end = end_of_job(&agent, &job);
     assert_eq!(end["state"], "done", "{end}");
     let score = |name: &str| end[name].as_f64().unwrap();
     assert!(score("score_before") < 0.1 && score("score_after") >= 0.8, "{end}");
 
     // What it was made from is known, and its card says how it did.
-    let adapter = artifact(&agent, "taught");
+    let adapter = agent.artifact("taught");
     for tag in ["assistant-untaught", "missing-skill", "assistant-skills", "assistant-suite"] {
-        let parent = artifact(&agent, tag);
+        let parent = agent.artifact(tag);
         let parents = adapter["parents"].as_array().unwrap();
         assert!(parents.contains(&parent["digest"]), "{tag} is not a parent of {adapter}");
     }
@@ -129,7 +96,7 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
     // Merged into full weights it is a model like any other, made from both.
     let merged = agent.llmdeck(&["registry", "merge", "assistant-untaught", "taught", "--tag", "whole"]);
     assert!(merged.status.success(), "{}", words(&merged));
-    assert_eq!(artifact(&agent, "whole")["parents"].as_array().unwrap().len(), 2);
+    assert_eq!(agent.artifact("whole")["parents"].as_array().unwrap().len(), 2);
     let replace =
         ["deploy", "assistant", "--model", "whole", "--strategy", "replace", "--reason", "a test", "--yes"];
     let deployed = agent.llmdeck(&replace);
@@ -148,7 +115,7 @@ async fn the_missing_skill_is_taught_shipped_and_taken_back_without_a_failed_req
 
 /// sha256 of the adapter's numbers; its card has the job's name and times in it.
 fn numbers(agent: &AgentProcess, tag: &str) -> Vec<u8> {
-    let adapter = artifact(agent, tag);
+    let adapter = agent.artifact(tag);
     std::fs::read(Path::new(adapter["path"].as_str().unwrap()).join("adapter_model.safetensors")).unwrap()
 }
 
@@ -156,14 +123,14 @@ fn numbers(agent: &AgentProcess, tag: &str) -> Vec<u8> {
 async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
     let mut agent = AgentProcess::start(UNTAUGHT);
     agent.ready().await;
-    let whole = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "whole"]].concat());
-    assert_eq!(end_of(&agent, &whole)["state"], "done");
+    let whole = begin_finetune(&agent, "missing-skill", &[&SHORT[..], &["--tag", "whole"]].concat());
+    assert_eq!(end_of_job(&agent, &whole)["state"], "done");
 
-    let killed = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "killed"]].concat());
+    let killed = begin_finetune(&agent, "missing-skill", &[&SHORT[..], &["--tag", "killed"]].concat());
     wait_for("some steps", async || step_of(&agent, &killed).await.1.filter(|step| *step >= 12)).await;
     agent.kill();
     agent.restart();
-    let end = end_of(&agent, &killed);
+    let end = end_of_job(&agent, &killed);
     assert_eq!((&end["state"], &end["id"]), (&Value::from("done"), &Value::from(killed.as_str())), "{end}");
     let shown = agent.json(&["jobs", "show", &killed]);
     assert!(shown["log"].to_string().contains("goes on at step"), "{shown}");
@@ -172,7 +139,7 @@ async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
     assert!(steps.iter().copied().eq(1..=end["steps"].as_u64().unwrap()), "its curve is whole: {steps:?}");
     assert!(numbers(&agent, "whole") == numbers(&agent, "killed"), "the same bits");
     // What ended before the crash is still known.
-    assert_eq!(end_of(&agent, &whole)["score_before"], 0.0);
+    assert_eq!(end_of_job(&agent, &whole)["score_before"], 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +152,7 @@ async fn a_full_disk_holds_a_job_up_and_room_lets_it_go_on() {
     };
     let agent = AgentProcess::start_as(folder, UNTAUGHT, &[], &[]);
     agent.ready().await;
-    let job = begin(&agent, "missing-skill", &[&SHORT[..], &["--tag", "patient"]].concat());
+    let job = begin_finetune(&agent, "missing-skill", &[&SHORT[..], &["--tag", "patient"]].concat());
     wait_for("its first step", async || step_of(&agent, &job).await.1).await;
     let filler = data.join("filler");
     fill(&filler);
@@ -195,11 +162,11 @@ async fn a_full_disk_holds_a_job_up_and_room_lets_it_go_on() {
     });
     assert!(detail.await.contains("the disk is full: waits for"));
     std::fs::remove_file(&filler).unwrap();
-    let end = end_of(&agent, &job);
+    let end = end_of_job(&agent, &job);
     assert_eq!(end["state"], "done", "{end}");
     let log = agent.json(&["jobs", "show", &job])["log"].to_string();
     assert!(log.contains("No space left") && log.contains("there is room again"), "{log}");
-    assert_eq!(artifact(&agent, "patient")["kind"], "adapter");
+    assert_eq!(agent.artifact("patient")["kind"], "adapter");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,8 +174,8 @@ async fn a_job_is_held_goes_on_and_is_cancelled_and_changed_data_is_noticed() {
     let mut agent = AgentProcess::start(UNTAUGHT);
     agent.ready().await;
     let data = agent.folder().join("data.jsonl");
-    std::fs::copy(artifact(&agent, "missing-skill")["path"].as_str().unwrap(), &data).unwrap();
-    let job = begin(&agent, data.to_str().unwrap(), &[]);
+    std::fs::copy(agent.artifact("missing-skill")["path"].as_str().unwrap(), &data).unwrap();
+    let job = begin_finetune(&agent, data.to_str().unwrap(), &[]);
     let state = |wanted: &'static str| {
         let (agent, job) = (&agent, &job);
         wait_for(wanted, async move || {
@@ -227,14 +194,14 @@ async fn a_job_is_held_goes_on_and_is_cancelled_and_changed_data_is_noticed() {
     std::fs::write(&data, "{\"text\": \"something else\"}\n").unwrap();
     agent.restart();
     agent.ready().await;
-    let end = end_of(&agent, &job);
+    let end = end_of_job(&agent, &job);
     let detail = end["detail"].as_str().unwrap();
     assert!(end["state"] == "failed" && detail.contains("has changed since the job was asked for"), "{end}");
 
-    let job = begin(&agent, "missing-skill", &[]);
+    let job = begin_finetune(&agent, "missing-skill", &[]);
     let cancelled = agent.llmdeck(&["jobs", "cancel", &job]);
     assert!(cancelled.status.success(), "{}", words(&cancelled));
-    assert_eq!(end_of(&agent, &job)["state"], "cancelled");
+    assert_eq!(end_of_job(&agent, &job)["state"], "cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,47 +282,4 @@ async fn what_a_dataset_may_not_be_used_for_holds_for_what_is_made_of_it() {
     assert!(refused.contains("kept until 2020-01-01"), "{refused}");
     let audit = words(&agent.llmdeck(&["audit", "list"]));
     assert!(audit.contains("govern-dataset") && audit.contains("refused"), "{audit}");
-}
-
-/// The states, as ps has them, of all processes with a word in their command.
-fn processes(word: &str) -> Vec<String> {
-    let output = std::process::Command::new("ps").args(["-eo", "stat=,args="]).output().unwrap();
-    let all = String::from_utf8_lossy(&output.stdout).into_owned();
-    all.lines().filter(|line| line.contains(word)).map(str::to_owned).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_external_trainer_gets_the_job_and_its_adapter_goes_through_the_same_gates() {
-    let trainer = concat!(env!("CARGO_MANIFEST_DIR"), "/trainer.py");
-    let config = format!("{UNTAUGHT}[finetune]\ntrainer = [\"python3\", \"{trainer}\"]\n");
-    let agent = AgentProcess::start(&config);
-    agent.ready().await;
-    let job = begin(&agent, "missing-skill", &["--outside", "--tag", "outside"]);
-    let end = end_of(&agent, &job);
-    assert_eq!((&end["state"], &end["step"]), (&"done".into(), &3.into()), "{end}");
-    // It has learned nothing, and is kept as what it is.
-    assert_eq!((&end["score_before"], &end["score_after"]), (&0.0.into(), &0.0.into()), "{end}");
-    assert_eq!(artifact(&agent, "outside")["kind"], "adapter");
-    let log = agent.json(&["jobs", "show", &job])["log"].to_string();
-    assert!(log.contains("a trainer's banner"), "{log}");
-
-    let failed = begin(&agent, "missing-skill", &["--outside", "--seed", "2"]);
-    let end = end_of(&agent, &failed);
-    assert!(end["state"] == "failed" && end["detail"].as_str().unwrap().contains("exit status: 1"), "{end}");
-    let log = agent.json(&["jobs", "show", &failed])["log"].to_string();
-    assert!(log.contains("out of memory"), "{log}");
-    assert!(processes(&failed).is_empty(), "its worker is gone");
-
-    let endless = begin(&agent, "missing-skill", &["--outside", "--seed", "1"]);
-    wait_for("its last step", async || step_of(&agent, &endless).await.1.filter(|step| *step == 3)).await;
-    // The trainer and its worker, as their states: T is stopped.
-    assert!(agent.llmdeck(&["jobs", "pause", &endless]).status.success());
-    let stopped = || processes(&endless).iter().filter(|state| state.starts_with('T')).count();
-    wait_for("both are held", async || (stopped() == 2).then_some(())).await;
-    assert!(agent.llmdeck(&["jobs", "resume", &endless]).status.success());
-    wait_for("both go on", async || (stopped() == 0).then_some(())).await;
-    assert!(agent.llmdeck(&["jobs", "cancel", &endless]).status.success());
-    let end = end_of(&agent, &endless);
-    assert_eq!(end["state"], "cancelled", "{end}");
-    assert!(processes(&endless).is_empty(), "its processes are gone");
 }

@@ -1,48 +1,8 @@
 //! GPUs through the real nvml-wrapper and a fake driver library.
 
-use std::path::PathBuf;
-
 use llmdeck_proto::v1::gpu_driver::State;
-use llmdeck_proto::v1::telemetry_client::TelemetryClient;
-use llmdeck_proto::v1::{Frame, WatchRequest};
-use llmdeck_tests::{ASSISTANT, AgentProcess, Console, binaries, wait_for};
+use llmdeck_tests::{ASSISTANT, Console, GpuNode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-struct Node {
-    agent: AgentProcess,
-    scenario: PathBuf,
-    _folder: TempDir,
-}
-
-impl Node {
-    fn start(scenario: &Value) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("scenario.json");
-        std::fs::write(&path, scenario.to_string()).unwrap();
-        let environment =
-            [("LLMDECK_NVML_LIBRARY", binaries().nvml.as_path()), ("FAKE_NVML_SCENARIO", path.as_path())];
-        let agent = AgentProcess::start_with(ASSISTANT, &environment);
-        Self { agent, scenario: path, _folder: folder }
-    }
-
-    /// Whole or not at all: the library reads it at any moment.
-    fn change(&self, scenario: &Value) {
-        let beside = self.scenario.with_extension("new");
-        std::fs::write(&beside, scenario.to_string()).unwrap();
-        std::fs::rename(beside, &self.scenario).unwrap();
-    }
-
-    /// The first frame that is as wanted.
-    async fn frame(&self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
-        let mut client = TelemetryClient::new(self.agent.channel());
-        let mut frames = client.watch(WatchRequest { interval_ms: 0 }).await.unwrap().into_inner();
-        let found = async {
-            wait_for(what, async || Some(frames.message().await.unwrap().unwrap()).filter(&wanted)).await
-        };
-        found.await
-    }
-}
 
 fn card() -> Value {
     json!({
@@ -52,14 +12,14 @@ fn card() -> Value {
         "clock_mhz": 1_755, "throttle_reasons": 1, "pcie_kb_per_s": 250_000, "pcie_replays": 3,
         "ecc_errors": 0, "retired_pages": 2, "remapped_rows": 4,
         "nvlinks": [{ "active": true, "errors": 7, "sent_bytes": 500 }, { "active": false, "errors": 0, "sent_bytes": 0 }],
-        "processes": [{ "pid": 4242, "name": "vllm", "memory_bytes": 1000 }, { "pid": 4243, "name": "x", "memory_bytes": null }],
+        "processes": [{ "pid": 4242, "name": "vllm", "memory_bytes": 1000, "utilization": 40 }, { "pid": 4243, "name": "x", "memory_bytes": null }],
         "mig": [{ "uuid": "MIG-1", "name": "1g.10gb", "memory_used_bytes": 5, "memory_total_bytes": 10 }],
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_a_card_tells_is_in_the_frame() {
-    let node = Node::start(&json!({ "gpus": [card()] }));
+    let node = GpuNode::start(ASSISTANT, &json!({ "gpus": [card()] }));
     let frame = node.frame("a GPU", |frame| !frame.gpus.is_empty()).await;
     let driver = frame.gpu_driver.unwrap();
     assert_eq!((driver.state(), driver.driver_version.as_str()), (State::Ok, "570.86.15"));
@@ -81,6 +41,8 @@ async fn everything_that_a_card_tells_is_in_the_frame() {
     );
     assert_eq!((gpu.processes[0].name.as_str(), gpu.processes[0].memory_used_bytes), ("vllm", Some(1_000)));
     assert_eq!(gpu.processes[1].memory_used_bytes, None);
+    let utilization = |index: usize| gpu.processes[index].utilization;
+    assert_eq!((utilization(0), utilization(1)), (Some(0.4), Some(0.0)), "whoever has no sample was idle");
     assert_eq!(
         (gpu.mig_slices[0].name.as_str(), gpu.mig_slices[0].memory_total_bytes),
         ("1g.10gb", Some(10))
@@ -90,7 +52,7 @@ async fn everything_that_a_card_tells_is_in_the_frame() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn energy_is_measured_from_the_cards_counter() {
-    let node = Node::start(&json!({ "gpus": [card()] }));
+    let node = GpuNode::start(ASSISTANT, &json!({ "gpus": [card()] }));
     node.frame("a GPU", |frame| !frame.gpus.is_empty()).await;
     let mut more = card();
     more["energy_mj"] = json!(1_000_900);
@@ -107,7 +69,7 @@ async fn trouble_becomes_an_alert_in_words() {
     hot["throttle_reasons"] = json!(0x44);
     hot["xids"] = json!([79]);
     hot["ecc_errors"] = json!(5);
-    let node = Node::start(&json!({ "gpus": [card(), hot] }));
+    let node = GpuNode::start(ASSISTANT, &json!({ "gpus": [card(), hot] }));
     let frame =
         node.frame("the Xid", |frame| frame.gpus.get(1).is_some_and(|gpu| gpu.last_xid.is_some())).await;
     assert_eq!((frame.gpus[0].last_xid, frame.gpus[1].last_xid), (None, Some(79)));
@@ -128,7 +90,7 @@ async fn trouble_becomes_an_alert_in_words() {
 async fn a_card_that_falls_off_the_bus_is_lost_and_the_others_go_on() {
     let mut other = card();
     other["uuid"] = json!("GPU-b");
-    let node = Node::start(&json!({ "gpus": [card(), other] }));
+    let node = GpuNode::start(ASSISTANT, &json!({ "gpus": [card(), other] }));
     node.frame("both cards", |frame| frame.gpus.len() == 2).await;
     let mut lost = other.clone();
     lost["lost"] = json!(true);
@@ -157,7 +119,7 @@ async fn a_driver_that_does_not_work_says_what_mends_it() {
         (9, State::Absent, "modprobe"),
         (999, State::Failed, "NVML"),
     ] {
-        let node = Node::start(&json!({ "init": code }));
+        let node = GpuNode::start(ASSISTANT, &json!({ "init": code }));
         let frame = node.frame("the driver's state", |frame| {
             frame.gpu_driver.as_ref().is_some_and(|driver| driver.state() != State::Unspecified)
         });

@@ -261,11 +261,10 @@ fn gpu_details(gpu: &Gpu) -> Vec<Cell> {
         ));
     }
     for process in &gpu.processes {
-        let memory = process.memory_used_bytes.map(|used| format!("  {}", bytes(used)));
-        details.push((
-            format!("pid {}  {}{}", process.pid, process.name, memory.unwrap_or_default()),
-            Tone::Plain,
-        ));
+        let memory = process.memory_used_bytes.map(|used| format!("  {}", bytes(used))).unwrap_or_default();
+        let busy =
+            process.utilization.map(|used| format!("  computes {}", percent(used))).unwrap_or_default();
+        details.push((format!("pid {}  {}{memory}{busy}", process.pid, process.name), Tone::Plain));
     }
     details
 }

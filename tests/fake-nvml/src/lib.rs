@@ -4,6 +4,7 @@ mod scenario;
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nvml_wrapper_sys::bindings::*;
 use scenario::{Card, now};
@@ -305,6 +306,44 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
             computeInstanceId: u32::MAX,
         };
         unsafe { out.add(index).write(info) };
+    }
+    OK
+}
+
+/// Each call is a sample, later than the one before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
+    device: nvmlDevice_t,
+    out: *mut nvmlProcessUtilizationSample_t,
+    count: *mut c_uint,
+    _last_seen_us: c_ulonglong,
+) -> nvmlReturn_t {
+    static NOW_US: AtomicU64 = AtomicU64::new(0);
+    let processes = match card(device) {
+        Ok(card) => card.processes,
+        Err(code) => return code,
+    };
+    let told: Vec<(u32, u32)> =
+        processes.iter().filter_map(|process| Some((process.pid, process.utilization?))).collect();
+    if told.is_empty() {
+        return NOT_SUPPORTED;
+    }
+    let room = unsafe { count.read() } as usize;
+    unsafe { count.write(told.len() as c_uint) };
+    if room < told.len() {
+        return TOO_SMALL;
+    }
+    let now_us = NOW_US.fetch_add(5_000_000, Ordering::Relaxed) + 5_000_000;
+    for (index, (pid, utilization)) in told.into_iter().enumerate() {
+        let sample = nvmlProcessUtilizationSample_t {
+            pid,
+            timeStamp: now_us,
+            smUtil: utilization,
+            memUtil: 0,
+            encUtil: 0,
+            decUtil: 0,
+        };
+        unsafe { out.add(index).write(sample) };
     }
     OK
 }

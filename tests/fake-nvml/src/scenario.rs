@@ -59,6 +59,9 @@ pub struct Process {
     pub name: String,
     /// Absent where the driver does not tell.
     pub memory_bytes: Option<u64>,
+    /// Percent of the card's time; absent where the driver does not tell.
+    #[serde(default)]
+    pub utilization: Option<u32>,
 }
 
 /// What the file says now; no cards where it cannot be read.

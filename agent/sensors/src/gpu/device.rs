@@ -7,7 +7,7 @@ use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PcieUtilCounter, RetirementCause, TemperatureSensor,
 };
 use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
-use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
+use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::enums::nv_link::Counter;
 use nvml_wrapper::error::NvmlError;
@@ -18,15 +18,13 @@ use nvml_wrapper::{Device, EventSet, Nvml};
 use super::driver;
 
 const MOST_LINKS: u32 = 18;
-const MOST_PROCESSES: usize = 64;
 /// NVML reports PCIe throughput in units of this many bytes a second.
 const PCIE_UNIT_BYTES: u64 = 1_000;
-const LONGEST_PROCESS_NAME: usize = 256;
 /// What the driver reports where no XID value is known.
 const UNKNOWN_XID: u64 = 999;
 
 /// Reads everything that the card tells. A card that is lost on the way is reported as lost.
-pub(super) fn read(nvml: &Nvml, card: &Device<'_>, index: u32, before: Option<&Gpu>) -> Gpu {
+pub(super) fn read(card: &Device<'_>, index: u32, before: Option<&Gpu>, processes: Vec<GpuProcess>) -> Gpu {
     let utilization = match card.utilization_rates() {
         Err(error @ (NvmlError::GpuLost | NvmlError::ResetRequired)) => {
             return unreachable(index, before, driver::words(&error));
@@ -63,7 +61,7 @@ pub(super) fn read(nvml: &Nvml, card: &Device<'_>, index: u32, before: Option<&G
         remapped_rows: remapped_rows(card),
         nvlinks: links(card),
         last_xid: before.and_then(|gpu| gpu.last_xid),
-        processes: processes(nvml, card),
+        processes,
         mig_slices: slices(card),
     }
 }
@@ -145,22 +143,6 @@ fn links(card: &Device<'_>) -> Vec<NvLink> {
                 sent_bytes: bytes.as_ref().map(|bytes| bytes.send),
                 received_bytes: bytes.as_ref().map(|bytes| bytes.receive),
             })
-        })
-        .collect()
-}
-
-fn processes(nvml: &Nvml, card: &Device<'_>) -> Vec<GpuProcess> {
-    let running = card.running_compute_processes().unwrap_or_default();
-    running
-        .into_iter()
-        .take(MOST_PROCESSES)
-        .map(|process| GpuProcess {
-            pid: process.pid,
-            name: nvml.sys_process_name(process.pid, LONGEST_PROCESS_NAME).unwrap_or_default(),
-            memory_used_bytes: match process.used_gpu_memory {
-                UsedGpuMemory::Used(bytes) => Some(bytes),
-                UsedGpuMemory::Unavailable => None,
-            },
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 mod device;
 mod driver;
 mod energy;
+mod processes;
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use arc_swap::ArcSwap;
 use llmdeck_proto::v1::gpu_driver::State;
 use llmdeck_proto::v1::{Gpu, GpuDriver};
 use nvml_wrapper::Nvml;
+use processes::GpuProcesses;
 
 pub use energy::GpuEnergy;
 
@@ -107,6 +109,7 @@ impl Worker {
         let mut driver = driver::of_library(nvml);
         let mut known: Vec<Gpu> = Vec::new();
         let mut xids = device::XidWatch::new(nvml);
+        let mut processes = GpuProcesses::default();
         while !self.stopped() {
             let started = Instant::now();
             let count = match nvml.device_count() {
@@ -120,7 +123,7 @@ impl Worker {
             let gpus = (0..count).map(|index| {
                 let before = known.get(index as usize);
                 match nvml.device_by_index(index) {
-                    Ok(card) => device::read(nvml, &card, index, before),
+                    Ok(card) => device::read(&card, index, before, processes.read(nvml, &card, index)),
                     Err(error) => device::unreachable(index, before, driver::words(&error)),
                 }
             });
