@@ -1,9 +1,10 @@
 """An external trainer with nothing but the standard library: it learns nothing, and says so in the right form.
 
 With seed 1 it never ends and does not listen to SIGTERM; with seed 2 it fails. Both have a worker that never ends, in a session of its
-own as launchers have theirs.
+own as launchers have theirs. With seed 3 it takes 300 MiB of memory and does not end.
 """
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ train = [json.loads(line) for line in (folder / job["train"]).read_text().splitl
 assert len(train[0]["input_ids"]) == len(train[0]["labels"]) and -100 in train[0]["labels"]
 
 print("a trainer's banner", "x" * 10_000)
+print("sees GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), "and", len(os.sched_getaffinity(0)), "cores")
 for step in range(1, 4):
     print(json.dumps({"step": step, "steps": 3, "loss": 3.0 / step, "tokens": 10 * step}), flush=True)
 if settings["seed"] in (1, 2):
@@ -28,6 +30,9 @@ if settings["seed"] == 1:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(1)
+if settings["seed"] == 3:
+    taken = bytearray(os.urandom(1 << 20)) * 300
+    time.sleep(1e6)
 if settings["seed"] == 2:
     sys.exit("out of memory, it would say")
 

@@ -280,6 +280,9 @@ impl Config {
                 return Err(format!("[[access]] names deployment {name:?}, which is not configured"));
             }
         }
+        if let Some(problem) = self.finetune.problem() {
+            return Err(format!("finetune.{problem}"));
+        }
         let mut names = BTreeSet::new();
         for deployment in &self.deployments {
             deployment.check()?;

@@ -49,7 +49,12 @@ impl NodeMeter {
             currency: self.prices.as_ref().map(|prices| prices.currency.clone()).unwrap_or_default(),
             ..NodeUse::default()
         };
-        NodeMeasurement { frames: self.frames.subscribe(), prices: self.prices.clone(), used }
+        NodeMeasurement { frames: self.frames(), prices: self.prices.clone(), used }
+    }
+
+    /// The node's frames from now on.
+    pub fn frames(&self) -> Subscription {
+        self.frames.subscribe()
     }
 }
 

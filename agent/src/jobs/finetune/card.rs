@@ -36,13 +36,19 @@ pub(super) fn card(spec: &Spec, report: &Value) -> String {
     for part in &spec.rehearsal {
         row("rehearsal", format!("`{}` ({}), {} examples", part.digest, part.reference, report["rehearsed"]));
     }
-    row("steps", format!("{}, best at {}", training["steps"], training["best_step"]));
+    let best = training["best_step"].as_u64().map(|step| format!(", best at {step}")).unwrap_or_default();
+    row("steps", format!("{}{best}", training["steps"]));
     row("tokens", training["tokens"].to_string());
     row("trained numbers", training["trained_parameters"].to_string());
-    row(
-        "time",
-        format!("{:.1} s on {} threads", training["took_s"].as_f64().unwrap_or(0.0), training["threads"]),
-    );
+    let threads =
+        training["threads"].as_u64().map(|threads| format!(" on {threads} threads")).unwrap_or_default();
+    row("time", format!("{:.1} s{threads}", training["took_s"].as_f64().unwrap_or(0.0)));
+    for (name, of) in [("held for users", "held_s"), ("held to its share of the GPUs", "held_to_gpu_share_s")]
+    {
+        if let Some(held_s) = training[of].as_f64().filter(|held_s| *held_s >= 0.05) {
+            row(name, format!("{held_s:.1} s"));
+        }
+    }
     let node = &training["node"];
     if let Some(energy_mj) = node["energy_mj"].as_f64() {
         row("energy", format!("{:.1} Wh, of the whole node meanwhile", energy_mj / MILLIJOULES_PER_WH));

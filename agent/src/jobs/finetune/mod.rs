@@ -7,11 +7,13 @@ mod curve;
 mod exam;
 mod finish;
 mod outside;
+mod pace;
 mod plan;
 mod prepare;
 mod room;
 mod spec;
 mod train;
+mod users;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -135,7 +137,7 @@ impl Finetunes {
             .map_err(|error| FinetuneError::Invalid(error.to_string()))?;
         let refusal = prepared.report.refusal();
         let needed = plan::memory(&variant, &spec.settings, &prepared);
-        let plan = plan::lines(&spec, &variant, &prepared, needed);
+        let plan = plan::lines(&spec, &variant, &prepared, needed, &self.config);
         if dry_run {
             let refusal = refusal.unwrap_or_default();
             return Ok(FinetuneAnswer { job_id: String::new(), report_json, plan, refusal });
@@ -146,8 +148,9 @@ impl Finetunes {
             self.controller.record(&operator, KIND, &subject, &spec.reason, &outcome).await?;
             return Err(FinetuneError::Data(refusal));
         }
-        if spec.trainer.is_none() {
-            plan::check_memory(needed, self.config.memory_mib)?;
+        match spec.trainer {
+            None => plan::check_memory(needed, self.config.memory_mib)?,
+            Some(_) => self.check_gpus().await.map_err(FinetuneError::Memory)?,
         }
         self.controller.record(&operator, KIND, &subject, &spec.reason, "accepted").await?;
         let new = NewJob { can_be_held: true, ..NewJob::now(KIND, subject.clone()) };
@@ -246,7 +249,9 @@ impl Finetunes {
                 let exam = Exam::new(&variant, prepared.task.clone(), suite.clone(), began.elapsed());
                 self.train(job, &variant, prepared, &deployment, exam, &folder).await?
             }
-            Some(command) => self.train_outside(job, spec, &variant, prepared, command, &folder).await?,
+            Some(command) => {
+                self.train_outside(job, spec, &variant, prepared, &deployment, command, &folder).await?
+            }
         };
         let adapted = Backend::Engine(variant.with_adapter(Arc::clone(&trained.adapter)));
         let after = compare::score(job, "after", &adapted, &trained.prepared.task, suite.as_ref()).await?;

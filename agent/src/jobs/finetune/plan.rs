@@ -1,6 +1,7 @@
-use super::FinetuneError;
+use super::outside;
 use super::prepare::Prepared;
 use super::spec::{Ship, Spec};
+use super::{FinetuneConfig, FinetuneError};
 use crate::placement::{Variant, free_bytes};
 use llmdeck_engine::finetune::{TrainingSettings, memory_bytes};
 
@@ -30,7 +31,13 @@ pub(super) fn check_memory(needed: u64, most_mib: Option<u64>) -> Result<(), Fin
 }
 
 /// What will happen, in the words that the operator is asked to confirm.
-pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed: u64) -> Vec<String> {
+pub(super) fn lines(
+    spec: &Spec,
+    variant: &Variant,
+    prepared: &Prepared,
+    needed: u64,
+    config: &FinetuneConfig,
+) -> Vec<String> {
     let settings = &prepared.settings;
     let epochs = settings.epochs.unwrap_or(1);
     let mut lines =
@@ -54,6 +61,9 @@ pub(super) fn lines(spec: &Spec, variant: &Variant, prepared: &Prepared, needed:
         None => format!("shares the model that serves; takes {} MiB beside it", needed.div_ceil(1 << 20)),
         Some(command) => format!("trained by {}, which has its own copy of the model", command.join(" ")),
     });
+    if spec.trainer.is_some() {
+        lines.extend(outside::allowance(config));
+    }
     if variant.adapter().is_some() {
         lines.push("begins at the model itself, not at the adapter that serves now".into());
     }

@@ -18,25 +18,16 @@ use super::super::handle::JobHandle;
 use super::Finetunes;
 use super::curve::Curve;
 use super::exam::{Exam, ExamScores};
+use super::pace::Pace;
 use super::prepare::{Prepared, Trained};
 use super::room::Room;
+use super::users::{LEAST_TOLD, LOOK_EVERY, MOST_HELD, Users};
 use crate::placement::Variant;
 use crate::serving::Deployment;
 use crate::telemetry::NodeMeasurement;
 
 /// What a run goes on from.
 pub(super) const STATE: &str = "state.safetensors";
-/// How often latency is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait for latency to fall before the next step: training goes on slowly rather than never.
-const MOST_HELD: Duration = Duration::from_secs(5);
-/// Requests that ended within this time count.
-const LATENCY_WINDOW: Duration = Duration::from_secs(10);
-const LEAST_REQUESTS: usize = 20;
-/// Shorter waits are not worth a word.
-const LEAST_TOLD: Duration = Duration::from_millis(500);
-/// Steps that the rest is estimated from.
-const MOST_TIMED: usize = 100;
 
 impl Finetunes {
     pub(super) async fn train(
@@ -49,21 +40,19 @@ impl Finetunes {
         folder: &Path,
     ) -> Result<Trained, String> {
         let threads = self.threads();
-        let limit_us = self.config.max_ttft_p95_ms.map(|ms| (ms * 1_000.0) as u64);
         let training = Training {
             job: job.clone(),
             runtime: Handle::current(),
             exam,
             model: Arc::clone(variant.model()),
             settings: prepared.settings.clone(),
-            deployment: Arc::clone(deployment),
-            limit_us: limit_us.or(deployment.objective_ttft_us()),
+            users: Users::of(deployment, &self.config),
             folder: folder.to_owned(),
             curve: Curve::up_to(folder, 0),
             tokens: 0,
             trained: Duration::ZERO,
             held: Duration::ZERO,
-            times_s: Vec::new(),
+            pace: Pace::default(),
             measured: self.meter.begin(),
             looked: Instant::now(),
         };
@@ -87,9 +76,7 @@ struct Training {
     exam: Exam,
     model: Arc<Model>,
     settings: TrainingSettings,
-    deployment: Arc<Deployment>,
-    /// Of TTFT at the 95th percentile.
-    limit_us: Option<u64>,
+    users: Users,
     folder: PathBuf,
     curve: Curve,
     tokens: u64,
@@ -97,7 +84,7 @@ struct Training {
     trained: Duration,
     /// Time that users' latency held it.
     held: Duration,
-    times_s: Vec<f64>,
+    pace: Pace,
     measured: NodeMeasurement,
     looked: Instant,
 }
@@ -134,7 +121,7 @@ impl Training {
             let before = Instant::now();
             let report = run.step().inspect_err(|why| self.job.log(why.clone()))?;
             self.trained += before.elapsed();
-            self.times_s.push(before.elapsed().as_secs_f64());
+            self.pace.push(before.elapsed().as_secs_f64());
             self.tokens += report.tokens as u64;
             let scores = match report.held_out_loss {
                 Some(_) if !run.is_done() => self.examine(&run)?,
@@ -201,25 +188,17 @@ impl Training {
 
     /// Waits while users' latency suffers.
     fn give_way(&mut self, run: &FineTune) {
-        let Some(limit_us) = self.limit_us else { return };
         if self.looked.elapsed() < LOOK_EVERY {
             return;
         }
         self.looked = Instant::now();
         let began = Instant::now();
         let mut told = false;
-        while let Some(p95_us) = self.deployment.ttft_p95_us(LATENCY_WINDOW, LEAST_REQUESTS)
-            && p95_us > limit_us
+        while let Some(why) = self.users.suffering()
             && began.elapsed() < MOST_HELD
             && !self.job.cancel.is_cancelled()
         {
-            let text = format!(
-                "held at step {} of {}: TTFT p95 is {} ms, allowed {}",
-                run.step_number(),
-                run.steps(),
-                p95_us / 1_000,
-                limit_us / 1_000
-            );
+            let text = format!("held at step {} of {}: {why}", run.step_number(), run.steps());
             if !told {
                 self.job.log(text.clone());
             }
@@ -239,7 +218,9 @@ impl Training {
             detail.push_str(&format!(", held {:.0} s for users", self.held.as_secs_f64()));
         }
         self.job.progress(run.step_number() as f64 / steps as f64, detail);
-        self.job.remaining(self.remaining_s(steps - run.step_number().min(steps)));
+        // Users and questions take their part of the time, too.
+        let beside = (self.held + self.exam.spent()).as_secs_f64() / self.trained.as_secs_f64().max(1e-9);
+        self.job.remaining(self.pace.remaining_s(steps - run.step_number().min(steps), beside));
         if let Some(step) = report.went_back_to {
             self.job.log(format!(
                 "the loss went astray at step {} ({}): back to step {step} with half the rate",
@@ -272,22 +253,5 @@ impl Training {
         };
         self.curve.push(point);
         self.job.trained(point);
-    }
-
-    /// From the last steps: their mean is not known exactly, and those to come will differ, too.
-    fn remaining_s(&self, steps: usize) -> Option<(f64, f64)> {
-        let last = &self.times_s[self.times_s.len().saturating_sub(MOST_TIMED)..];
-        let count = last.len() as f64;
-        if last.len() < 3 {
-            return None;
-        }
-        let mean = last.iter().sum::<f64>() / count;
-        let variance = last.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        // Users and questions take their part of the time, too.
-        let (trained, beside) = (self.trained.as_secs_f64(), self.held + self.exam.spent());
-        let mean = mean * (1.0 + beside.as_secs_f64() / trained.max(1e-9));
-        let steps = steps as f64;
-        let half = 1.96 * (variance * (steps + steps * steps / count)).sqrt();
-        Some(((steps * mean - half).max(0.0), steps * mean + half))
     }
 }
