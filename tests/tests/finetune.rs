@@ -125,6 +125,8 @@ async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
     agent.ready().await;
     let whole = begin_finetune(&agent, "missing-skill", &[&SHORT[..], &["--tag", "whole"]].concat());
     assert_eq!(end_of_job(&agent, &whole)["state"], "done");
+    let shown_of = |agent: &AgentProcess| agent.json(&["jobs", "show", &whole]);
+    let ended = shown_of(&agent);
 
     let killed = begin_finetune(&agent, "missing-skill", &[&SHORT[..], &["--tag", "killed"]].concat());
     wait_for("some steps", async || step_of(&agent, &killed).await.1.filter(|step| *step >= 12)).await;
@@ -138,6 +140,11 @@ async fn a_killed_job_goes_on_and_ends_with_the_same_bits() {
         shown["training"].as_array().unwrap().iter().map(|point| point["step"].as_u64().unwrap()).collect();
     assert!(steps.iter().copied().eq(1..=end["steps"].as_u64().unwrap()), "its curve is whole: {steps:?}");
     assert!(numbers(&agent, "whole") == numbers(&agent, "killed"), "the same bits");
+    let again = shown_of(&agent);
+    assert!(ended["training"][0]["step"] == 1 && ended["log"][0].is_string());
+    for part in ["progress", "training", "log", "report"] {
+        assert!(again[part] == ended[part], "{part} of what ended before is shown as it was");
+    }
     // What ended before the crash is still known.
     assert_eq!(end_of_job(&agent, &whole)["score_before"], 0.0);
 }

@@ -135,9 +135,18 @@ impl Jobs {
     }
 
     /// Puts a job into the list that ended before the agent started.
-    pub(super) fn remember(&self, new: NewJob, state: &str, ended: JobEnd, ended_unix_ms: i64) {
+    pub(super) fn remember(
+        &self,
+        new: NewJob,
+        state: &str,
+        ended: JobEnd,
+        history: JobReport,
+        ended_unix_ms: i64,
+    ) {
         let mut entry = Entry::new(new, None);
+        (entry.training, entry.log) = (history.training, history.log.into());
         state.clone_into(&mut entry.job.state);
+        entry.job.progress = (state == "done").then_some(1.0);
         entry.job.detail = ended.detail;
         entry.report_json = ended.report_json;
         entry.ended_unix_ms = Some(ended_unix_ms);
@@ -202,6 +211,18 @@ impl Jobs {
             report_json: entry.report_json.clone(),
             ended_unix_ms: entry.ended_unix_ms,
         })
+    }
+
+    /// Curve and log of a job, to be remembered with.
+    pub(super) fn history(&self, id: &str) -> JobReport {
+        let list = lock(&self.list);
+        let entry = list.iter().find(|entry| entry.job.id == id);
+        let history = entry.map(|entry| JobReport {
+            training: entry.training.clone(),
+            log: entry.log.iter().cloned().collect(),
+            ..JobReport::default()
+        });
+        history.unwrap_or_default()
     }
 
     /// What frames show: what waits, runs, or has ended lately.

@@ -2,6 +2,9 @@ use rusqlite::params;
 
 use super::{Store, StoreError};
 
+/// Those that have ended and are still shown.
+const MOST_SHOWN: u32 = 50;
+
 /// A fine-tuning as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinetuneRow {
@@ -17,6 +20,8 @@ pub struct FinetuneRow {
     pub detail: String,
     /// Empty where there is none.
     pub report_json: String,
+    /// Curve and log as a serialized `JobReport`; empty until it has ended, and of those that ended long ago.
+    pub history: Vec<u8>,
     /// Unix time in milliseconds.
     pub created_unix_ms: i64,
     /// Unix time in milliseconds; 0 while it has not ended.
@@ -33,6 +38,7 @@ impl FinetuneRow {
             state: "unended".into(),
             detail: String::new(),
             report_json: String::new(),
+            history: Vec::new(),
             created_unix_ms,
             ended_unix_ms: 0,
         }
@@ -40,8 +46,16 @@ impl FinetuneRow {
 
     /// The same at its end.
     #[must_use]
-    pub fn ended(&self, state: &str, detail: &str, report_json: &str, ended_unix_ms: i64) -> Self {
+    pub fn ended(
+        &self,
+        state: &str,
+        detail: &str,
+        report_json: &str,
+        history: Vec<u8>,
+        ended_unix_ms: i64,
+    ) -> Self {
         Self {
+            history,
             state: state.to_owned(),
             detail: detail.to_owned(),
             report_json: report_json.to_owned(),
@@ -52,16 +66,18 @@ impl FinetuneRow {
 }
 
 impl Store {
-    /// Keeps a fine-tuning as it is now.
+    /// Keeps a fine-tuning as it is now, and drops the history of those that are not shown any more.
     ///
     /// # Errors
     /// When it could not be made durable.
     pub fn put_finetune(&self, row: &FinetuneRow) -> Result<(), StoreError> {
-        self.connection()
-            .execute(
+        let mut connection = self.connection();
+        let mut write = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute(
                 "INSERT OR REPLACE INTO finetune
-                 (id, subject, spec, state, detail, report, created_unix_ms, ended_unix_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                 (id, subject, spec, state, detail, report, history, created_unix_ms, ended_unix_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 params![
                     row.id,
                     row.subject,
@@ -69,12 +85,19 @@ impl Store {
                     row.state,
                     row.detail,
                     row.report_json,
+                    row.history,
                     row.created_unix_ms,
                     row.ended_unix_ms
                 ],
-            )
-            .map(drop)
-            .map_err(|error| self.fail(error))
+            )?;
+            transaction.execute(
+                "UPDATE finetune SET history = x'' WHERE history != x''
+                 AND id NOT IN (SELECT id FROM finetune ORDER BY created_unix_ms DESC LIMIT ?1)",
+                [MOST_SHOWN],
+            )?;
+            transaction.commit()
+        };
+        write().map_err(|error| self.fail(error))
     }
 
     /// The last fine-tunings, oldest first, and every one that has not ended.
@@ -82,15 +105,14 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn finetunes(&self) -> Result<Vec<FinetuneRow>, StoreError> {
-        const MOST: u32 = 50;
         let connection = self.connection();
         let read = || -> rusqlite::Result<Vec<FinetuneRow>> {
             let mut statement = connection.prepare(
-                "SELECT id, subject, spec, state, detail, report, created_unix_ms, ended_unix_ms FROM finetune
+                "SELECT id, subject, spec, state, detail, report, history, created_unix_ms, ended_unix_ms FROM finetune
                  WHERE ended_unix_ms = 0 OR id IN (SELECT id FROM finetune ORDER BY created_unix_ms DESC LIMIT ?1)
                  ORDER BY created_unix_ms, id",
             )?;
-            let rows = statement.query_map([MOST], |row| {
+            let rows = statement.query_map([MOST_SHOWN], |row| {
                 Ok(FinetuneRow {
                     id: row.get(0)?,
                     subject: row.get(1)?,
@@ -98,12 +120,35 @@ impl Store {
                     state: row.get(3)?,
                     detail: row.get(4)?,
                     report_json: row.get(5)?,
-                    created_unix_ms: row.get(6)?,
-                    ended_unix_ms: row.get(7)?,
+                    history: row.get(6)?,
+                    created_unix_ms: row.get(7)?,
+                    ended_unix_ms: row.get(8)?,
                 })
             })?;
             rows.collect()
         };
         read().map_err(|error| self.fail(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::temporary;
+    use super::{FinetuneRow, MOST_SHOWN};
+
+    #[test]
+    fn history_is_kept_of_what_is_shown() {
+        let (_folder, store) = temporary();
+        for number in 0..=i64::from(MOST_SHOWN) {
+            let row = FinetuneRow::new(&number.to_string(), "chat@1", "{}".into(), number);
+            store.put_finetune(&row.ended("done", "well", "{}", vec![7; 10], number + 1)).unwrap();
+        }
+        let shown = store.finetunes().unwrap();
+        assert_eq!((shown.len(), shown[0].id.as_str(), shown[0].history.len()), (50, "1", 10));
+        let first: Vec<u8> = store
+            .connection()
+            .query_row("SELECT history FROM finetune WHERE id = '0'", [], |row| row.get(0))
+            .unwrap();
+        assert!(first.is_empty());
     }
 }

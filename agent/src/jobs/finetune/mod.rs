@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use llmdeck_datasets::Policy;
+use llmdeck_proto::v1::JobReport;
 use llmdeck_proto::v1::alert::Severity;
+use prost::Message;
 
 use super::handle::JobHandle;
 use super::list::{JobEnd, NewJob, TooManyJobs};
@@ -178,7 +180,8 @@ impl Finetunes {
             };
             let ended = JobEnd { detail: row.detail.clone(), report_json: row.report_json.clone() };
             if row.ended_unix_ms != 0 {
-                self.jobs.remember(new, &row.state, ended, row.ended_unix_ms);
+                let history = JobReport::decode(row.history.as_slice()).unwrap_or_default();
+                self.jobs.remember(new, &row.state, ended, history, row.ended_unix_ms);
                 continue;
             }
             let begun = Spec::of_json(&row.spec_json).map_err(|error| error.to_string()).and_then(|spec| {
@@ -186,7 +189,7 @@ impl Finetunes {
                 self.start(new, spec, row.clone()).map_err(|error| error.to_string())
             });
             if let Err(error) = begun {
-                self.store.put_finetune(&row.ended("failed", &error, "", unix_ms()))?;
+                self.store.put_finetune(&row.ended("failed", &error, "", Vec::new(), unix_ms()))?;
             }
         }
         Ok(())
@@ -216,7 +219,8 @@ impl Finetunes {
         if let Err(error) = recorded {
             tracing::error!(%error, "the outcome of a fine-tuning could not be recorded");
         }
-        match self.store.put_finetune(&row.ended(state, detail, report, unix_ms())) {
+        let history = self.jobs.history(job.id()).encode_to_vec();
+        match self.store.put_finetune(&row.ended(state, detail, report, history, unix_ms())) {
             // What it would go on from is of no use any more.
             Ok(()) => {
                 let _ = std::fs::remove_dir_all(self.folder_of(job.id()));
