@@ -9,7 +9,7 @@ use llmdeck_engine::engine::EngineOptions;
 use serde::Deserialize;
 
 use crate::jobs::FinetuneConfig;
-use crate::placement::{LoadSettings, free_bytes};
+use crate::placement::{EngineSettings, Guessing, LoadSettings, free_bytes};
 use crate::rollout::RolloutConfig;
 use crate::security::access::Grant;
 use crate::security::tls::TlsConfig;
@@ -115,6 +115,11 @@ pub struct DeploymentConfig {
     /// Seconds that a request may take in all.
     #[serde(default = "defaults::deadline_s")]
     pub deadline_s: u64,
+    /// Most tokens that one step of its engine computes, of prompts and answers together.
+    pub max_step_tokens: Option<usize>,
+    /// Whether its engine guesses tokens ahead.
+    #[serde(default)]
+    pub speculation: Guessing,
     /// Tokens of an answer whose request does not say.
     #[serde(default = "defaults::default_max_tokens")]
     pub default_max_tokens: usize,
@@ -301,9 +306,10 @@ impl DeploymentConfig {
             max_sequences: self.max_concurrent,
             context_tokens: self.context_tokens,
             cache_bytes: self.cache_bytes,
+            max_step_tokens: self.max_step_tokens.unwrap_or(EngineOptions::default().max_step_tokens),
+            speculation: self.speculation.into(),
             // Golden prompts and warm-ups come on top of what admission lets through.
             max_waiting: self.max_concurrent + 64,
-            ..EngineOptions::default()
         };
         LoadSettings { engine, may_unload: self.idle_unload_s.is_some(), adapters: self.adapters.clone() }
     }
@@ -326,6 +332,9 @@ impl DeploymentConfig {
             return Err(format!(
                 "deployment {name}: objective_ttft_p99_ms must be above 0 and below an hour"
             ));
+        }
+        if let Err(problem) = EngineSettings::of(&self.load_settings().engine).changed("", "") {
+            return Err(format!("deployment {name}: {problem}"));
         }
         if let Some(problem) = self.rollout.problem() {
             return Err(format!("deployment {name}: rollout.{problem}"));

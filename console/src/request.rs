@@ -66,13 +66,14 @@ pub async fn act(
         Action::Deploy { deployment, parts, force, how } => {
             let RolloutChoice { strategy, steps, auto_promote } = how;
             let strategy = strategy.into();
-            let RevisionParts { model, adapter, prompt } = parts;
+            let RevisionParts { model, adapter, prompt, engine_settings_json } = parts;
             let request = DeployRequest {
                 deployment,
                 context,
                 model,
                 adapter,
                 prompt,
+                engine_settings_json,
                 force,
                 strategy,
                 steps,

@@ -16,6 +16,7 @@ use llmdeck_proto::v1::revision::State;
 
 use super::adapters::Adapters;
 use super::budget::{MemoryBudget, Reservation, Shortage};
+use super::engine_settings::EngineSettings;
 use super::free::free_bytes;
 use super::loaded::Loaded;
 use super::room::{Candidate, Loses, RoomPlan, plan_room};
@@ -148,19 +149,35 @@ impl Loader {
         &self.budget
     }
 
-    fn options(&self, deployment: &str) -> EngineOptions {
+    /// Settings of a deployment's engines where a revision does not say otherwise.
+    pub fn engine_settings(&self, deployment: &str) -> EngineSettings {
+        EngineSettings::of(&self.configured_options(deployment))
+    }
+
+    fn configured_options(&self, deployment: &str) -> EngineOptions {
         self.settings.get(deployment).map(|settings| settings.engine).unwrap_or_default()
     }
 
-    /// What a model would take under a deployment's settings; `None` where another server answers.
+    fn options(&self, deployment: &str, spec: &RevisionRow) -> EngineOptions {
+        let configured = self.configured_options(deployment);
+        let kept = spec.engine.as_ref().and_then(EngineSettings::kept);
+        kept.map_or(configured, |settings| settings.over(configured))
+    }
+
+    /// What a revision's model would take; `None` where another server answers.
     ///
     /// # Errors
     /// When its header cannot be read.
-    pub async fn footprint(&self, deployment: &str, path: &Path) -> Result<Option<Footprint>, LoadError> {
-        if BackendSpec::is_one(path) {
+    pub async fn footprint(
+        &self,
+        deployment: &str,
+        spec: &RevisionRow,
+    ) -> Result<Option<Footprint>, LoadError> {
+        let path = PathBuf::from(&spec.path);
+        if BackendSpec::is_one(&path) {
             return Ok(None);
         }
-        let (path, options) = (path.to_owned(), self.options(deployment));
+        let options = self.options(deployment, spec);
         Ok(Some(blocking(move || Footprint::of(&path, &options)).await??))
     }
 
@@ -284,8 +301,10 @@ impl Loader {
         let deployments = self.deployments.get().and_then(Weak::upgrade)?;
         deployments.get(deployment)?.all_loaded().into_iter().find_map(|live| {
             let known = live.spec();
-            let same_model =
-                known.digest == spec.digest && known.number != spec.number && !known.has_parts_of(spec);
+            let same_model = known.digest == spec.digest
+                && known.has_engine_of(spec)
+                && known.number != spec.number
+                && !known.has_parts_of(spec);
             live.loaded().filter(|_| same_model).map(|loaded| (known.number, loaded))
         })
     }
@@ -461,7 +480,7 @@ impl Loader {
         }
         let began = Instant::now();
         // Another server is never unloaded, and so never loaded again.
-        let needed = self.footprint(name, Path::new(&spec.path)).await?.ok_or(LoadError::TooLong)?;
+        let needed = self.footprint(name, spec).await?.ok_or(LoadError::TooLong)?;
         let reservation = self.reserve(name, spec.number, &spec.model, &needed, until).await?;
         let loaded = self.bring_in(name, spec, reservation, |_| {}).await?;
         live.set_loaded(&loaded);
@@ -479,7 +498,7 @@ impl Loader {
         mut progress: impl FnMut(f64) + Send + 'static,
     ) -> Result<Arc<Loaded>, LoadError> {
         let (registry, pool, options) =
-            (Arc::clone(&self.registry), Arc::clone(&self.pool), self.options(deployment));
+            (Arc::clone(&self.registry), Arc::clone(&self.pool), self.options(deployment, spec));
         let (revision, spec) = (format!("{deployment}@{}", spec.number), spec.clone());
         blocking(move || {
             let path = PathBuf::from(&spec.path);

@@ -135,7 +135,7 @@ impl Registry {
                     .into(),
             });
         }
-        Ok(NewRevision { model, adapter, prompt })
+        Ok(NewRevision { model, adapter, prompt, engine: None })
     }
 
     fn model(&self, reference: &str) -> Result<PartRow, RegistryError> {

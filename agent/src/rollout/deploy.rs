@@ -1,15 +1,20 @@
 //! To a new revision: checked, claimed and recorded before it begins.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use llmdeck_proto::v1::{ChangeResponse, DeployRequest};
 
 use super::controller::{Controller, LONGEST_TEXT, blocking, checked};
 use super::machine::Move;
-use super::plan::{PlanFacts, change_plan};
+use super::plan::{PlanFacts, change_plan, engine_changes};
 use super::refusal::Refused;
 use super::run::Run;
+use crate::backend::BackendSpec;
+use crate::placement::EngineSettings;
 use crate::security::identity::Operator;
+use crate::serving::{Deployment, LiveRevision};
+use crate::store::{EngineRow, NewRevision, RevisionRow};
 use crate::time::unix_ms;
 
 impl Controller {
@@ -39,22 +44,31 @@ impl Controller {
         }
         let [mut model, adapter, prompt] = references;
         let stable = deployment.stable();
-        // Another adapter or prompt over what serves.
-        let serving = stable.as_ref().map(|live| live.spec().model_part());
-        let serving = serving.filter(|_| model.is_empty() && !(adapter.is_empty() && prompt.is_empty()));
-        if let Some(serving) = &serving {
-            model.clone_from(&serving.path);
-        }
-        if model.is_empty() {
-            return Err(Refused::Invalid {
-                field: "model",
-                problem: "must name a tag, a digest or a path; without it, name an adapter or a prompt for what serves".into(),
-            });
-        }
-        let mut new = blocking(move || registry.revision(&model, &adapter, &prompt)).await??;
+        let only_engine = adapter.is_empty() && prompt.is_empty();
+        let changes_what_serves =
+            model.is_empty() && !(only_engine && request.engine_settings_json.is_empty());
+        let serving = stable.as_ref().map(|live| live.spec()).filter(|_| changes_what_serves);
+        let mut new = match serving {
+            Some(serving) if only_engine => serving.parts(),
+            _ => {
+                if let Some(serving) = serving {
+                    model.clone_from(&serving.path);
+                }
+                if model.is_empty() {
+                    return Err(Refused::Invalid {
+                        field: "model",
+                        problem: "must name a tag, a digest or a path; without it, name an adapter, a prompt or engine settings for \
+                                  what serves"
+                            .into(),
+                    });
+                }
+                blocking(move || registry.revision(&model, &adapter, &prompt)).await??
+            }
+        };
         if let Some(serving) = serving {
-            new.model.reference = serving.reference;
+            new.model.reference.clone_from(&serving.model);
         }
+        new.engine = self.engine_of(&deployment, &new, serving, &request.engine_settings_json)?;
         let strategy = settings
             .rollout
             .plan(request.strategy(), &request.steps, request.auto_promote)
@@ -69,6 +83,7 @@ impl Controller {
             from: from.as_ref().map(|(number, title)| (*number, title.as_str())),
             to: (number, &title),
             changes: target.changes(),
+            engine: engine_changes(stable.as_deref().map(LiveRevision::spec), &target),
             same_parts: stable.as_deref().is_some_and(|live| live.spec().has_parts_of(&target)),
             digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &target.digest),
             kind: Move::Deploy,
@@ -92,5 +107,30 @@ impl Controller {
         let answer = self.answer(&context, plan, &run.rollout)?;
         tokio::spawn(run.run_until_swapped(claim));
         Ok(answer)
+    }
+
+    /// What its engine is started with: what serves keeps its own where that is what is changed.
+    fn engine_of(
+        &self,
+        deployment: &Deployment,
+        new: &NewRevision,
+        serving: Option<&RevisionRow>,
+        asked: &str,
+    ) -> Result<Option<EngineRow>, Refused> {
+        let refused = |problem| Refused::Invalid { field: "engine settings", problem };
+        if BackendSpec::is_one(Path::new(&new.model.path)) {
+            return if asked.is_empty() {
+                Ok(None)
+            } else {
+                let problem =
+                    "are for models on this node's own engine; another server has its own in its description";
+                Err(refused(problem.into()))
+            };
+        }
+        let serving = serving.and_then(|serving| serving.engine.as_ref());
+        let kept = serving.and_then(EngineSettings::kept);
+        let own = kept.unwrap_or_else(|| self.loader.engine_settings(deployment.name()));
+        let known = serving.map_or("", |engine| engine.changes_json.as_str());
+        own.changed(known, asked).map(Some).map_err(refused)
     }
 }

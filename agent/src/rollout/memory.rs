@@ -1,6 +1,5 @@
 //! Memory for a candidate beside what is loaded.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -68,7 +67,7 @@ impl Controller {
         spec: &RevisionRow,
     ) -> Result<Room, Refused> {
         let name = deployment.name();
-        let Some(needed) = self.loader.footprint(name, Path::new(&spec.path)).await? else {
+        let Some(needed) = self.loader.footprint(name, spec).await? else {
             return Ok(Room { model: ModelSource::Server, give_way: Vec::new() });
         };
         if let Some((with, loaded)) = self.loader.shared(name, spec) {

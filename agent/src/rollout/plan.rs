@@ -3,6 +3,8 @@ use llmdeck_proto::v1::ChangePlan;
 use super::machine::Move;
 use super::memory::{ModelSource, Room};
 use super::strategy::{StepConfig, StrategyName, StrategyPlan};
+use crate::placement::EngineSettings;
+use crate::store::RevisionRow;
 
 /// What a plan is made of.
 pub(super) struct PlanFacts<'a> {
@@ -11,6 +13,8 @@ pub(super) struct PlanFacts<'a> {
     pub(super) to: (u32, &'a str),
     /// What sets the target apart from others of its model, as asked for.
     pub(super) changes: (&'a str, &'a str),
+    /// What its engine is started with otherwise than that of what serves, one line a setting.
+    pub(super) engine: Vec<String>,
     /// What serves is made of the same already.
     pub(super) same_parts: bool,
     /// sha256 of what serves and of what is to.
@@ -64,6 +68,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         if !prompt.is_empty() {
             effects.push(format!("with the prompt {prompt} in front of every conversation"));
         }
+        effects.extend(facts.engine.iter().cloned());
         if facts.kind == Move::Deploy {
             effects.push(scoring(facts));
         }
@@ -100,6 +105,15 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
         to_digest: facts.digests.1.to_owned(),
         same_parts: facts.same_parts,
         extra_memory_bytes: facts.room.map_or(0, Room::extra_bytes),
+    }
+}
+
+/// What is set otherwise than in what serves.
+pub(super) fn engine_changes(serving: Option<&RevisionRow>, target: &RevisionRow) -> Vec<String> {
+    let kept = |row: &RevisionRow| row.engine.as_ref().and_then(EngineSettings::kept);
+    match (serving.and_then(kept), kept(target)) {
+        (Some(before), Some(after)) => after.differences(&before),
+        _ => Vec::new(),
     }
 }
 

@@ -7,12 +7,12 @@ use llmdeck_proto::v1::{ChangeResponse, RollbackRequest};
 use super::controller::{Controller, checked};
 use super::machine::Move;
 use super::memory::Room;
-use super::plan::{PlanFacts, change_plan};
+use super::plan::{PlanFacts, change_plan, engine_changes};
 use super::refusal::Refused;
 use super::run::Run;
 use super::strategy::StrategyPlan;
 use crate::security::identity::Operator;
-use crate::serving::Deployment;
+use crate::serving::{Deployment, LiveRevision};
 use crate::store::RevisionRow;
 
 impl Controller {
@@ -53,6 +53,7 @@ impl Controller {
             from: from.as_ref().map(|(number, title)| (*number, title.as_str())),
             to: (target.number, &title),
             changes: target.changes(),
+            engine: engine_changes(stable.as_deref().map(LiveRevision::spec), &target),
             same_parts: false,
             digests: (stable.as_deref().map_or("", |live| &live.spec().digest), &target.digest),
             kind: Move::Rollback,

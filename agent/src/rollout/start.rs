@@ -9,11 +9,12 @@ use llmdeck_proto::v1::rollout::State;
 
 use super::controller::Controller;
 use super::refusal::{Refused, StepError};
+use crate::backend::BackendSpec;
 use crate::placement::{LoadError, Memory};
 use crate::quality::ask;
 use crate::security::identity::Operator;
 use crate::serving::Deployment;
-use crate::store::RevisionRow;
+use crate::store::{Configured, NewRevision, RevisionRow};
 use crate::time::unix_ms;
 
 /// How long a deployment waits at the start for others, loaded first, to become idle and give way.
@@ -66,7 +67,7 @@ impl Controller {
         let spec = self.promised(deployment, configured).await.map_err(|error| error.to_string())?;
         let up = async {
             let name = deployment.name();
-            let needed = self.loader.footprint(name, Path::new(&spec.path)).await?;
+            let needed = self.loader.footprint(name, &spec).await?;
             let until = Instant::now() + PATIENCE_FOR_MEMORY;
             let memory = match &needed {
                 Some(needed) => Memory::Reserved(
@@ -90,18 +91,39 @@ impl Controller {
 
     async fn promised(&self, deployment: &Arc<Deployment>, configured: &str) -> Result<RevisionRow, Refused> {
         let name = deployment.name();
-        let followed = self.store.configured_model(name)?;
-        if followed.as_deref() == Some(configured)
-            && let Some(row) = self.store.deployment(name)?
-            && let Some(spec) = self.store.revision(name, row.stable_revision)?
-        {
-            return Ok(spec);
-        }
-        let (registry, model) = (Arc::clone(&self.registry), configured.to_owned());
-        let new = super::controller::blocking(move || registry.revision(&model, "", "")).await??;
+        let own = self.loader.engine_settings(name);
+        let resolved = |known: &str| {
+            own.changed("", known).map_err(|problem| Refused::Invalid { field: "engine settings", problem })
+        };
+        let now = Configured { model: configured.to_owned(), engine_json: resolved("")?.settings_json };
+        let followed = self.store.configured(name)?.filter(|followed| followed.model == now.model);
+        let promised = match (&followed, self.store.deployment(name)?) {
+            (Some(_), Some(row)) => self.store.revision(name, row.stable_revision)?,
+            _ => None,
+        };
+        let new = match promised {
+            Some(spec) => {
+                let noted =
+                    followed.is_some_and(|followed| !followed.engine_json.is_empty() && followed != now);
+                let Some(engine) = spec.engine.as_ref().filter(|_| noted) else {
+                    self.store.set_configured(name, &now)?;
+                    return Ok(spec);
+                };
+                // What was asked for beside the configuration stays.
+                let engine = resolved(&engine.changes_json)?;
+                NewRevision { engine: Some(engine), ..spec.parts() }
+            }
+            None => {
+                let (registry, model) = (Arc::clone(&self.registry), configured.to_owned());
+                let new = super::controller::blocking(move || registry.revision(&model, "", "")).await??;
+                let elsewhere = BackendSpec::is_one(Path::new(&new.model.path));
+                let engine = if elsewhere { None } else { Some(resolved("")?) };
+                NewRevision { engine, ..new }
+            }
+        };
         let spec = self.new_revision(deployment, new)?;
         self.store.promise(name, spec.number)?;
-        self.store.set_configured_model(name, configured)?;
+        self.store.set_configured(name, &now)?;
         Ok(spec)
     }
 }

@@ -4,6 +4,7 @@ use llmdeck_proto::v1;
 use llmdeck_proto::v1::revision::State;
 
 use super::revision::LiveRevision;
+use crate::store::EngineRow;
 
 /// What a revision has done since the last call, and how it stands. Of a model that revisions share, one of them speaks.
 pub(super) fn drain_revision(
@@ -52,6 +53,8 @@ pub(super) fn drain_revision(
         adapter_bytes: live.adapter().map_or(0, |adapter| adapter.size_bytes()),
         prompt: prompt.reference,
         prompt_digest: prompt.digest,
+        engine: spec.engine.as_ref().map(EngineRow::words).unwrap_or_default(),
+        engine_digest: spec.engine.as_ref().map(|engine| engine.digest.clone()).unwrap_or_default(),
         shares_model: !tells_of_model,
         parameters: live.parameters(),
         weights_bytes: live.weights_bytes(),

@@ -21,16 +21,17 @@ pub use datasets::DatasetRow;
 pub use finetunes::FinetuneRow;
 pub use frames::Tier;
 pub use keys::{KeyRow, KeyRows, SecretRow, UsageRow};
-pub use revisions::{DeploymentRow, NewRevision, PartRow, RevisionRow};
+pub use revisions::{Configured, DeploymentRow, EngineRow, NewRevision, PartRow, RevisionRow};
 
 /// Numbered, applied in order, never edited once landed.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_keys.sql"),
     include_str!("migrations/0003_artifacts.sql"),
     include_str!("migrations/0004_adapters.sql"),
     include_str!("migrations/0005_datasets.sql"),
     include_str!("migrations/0006_finetune_history.sql"),
+    include_str!("migrations/0007_engine_settings.sql"),
 ];
 
 /// Of each connection, in KiB as SQLite has it (negative): it fills at once, where its usual 2 MB fill over hours. The system

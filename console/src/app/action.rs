@@ -2,6 +2,7 @@ use llmdeck_proto::v1::rollout::Strategy;
 use llmdeck_proto::v1::{ChangePlan, JobReport, JobSummary, Rollout, RolloutStep};
 
 use super::jobs::JobKey;
+use super::setting;
 use crate::link::LinkError;
 use crate::model::DeploymentKey;
 
@@ -25,14 +26,21 @@ pub struct RevisionParts {
     pub adapter: String,
     /// Empty is none.
     pub prompt: String,
+    /// Settings of its engine, a JSON object by their names; empty is none.
+    pub engine_settings_json: String,
 }
 
 impl RevisionParts {
-    /// As titles have it: `assistant + support-tone`; nothing in front of the first plus is the model that serves.
+    /// As titles have it: `assistant + support-tone + context_tokens=4096`; nothing in front of the first plus is the model that
+    /// serves.
     pub fn typed(text: &str) -> Self {
-        let mut parts = text.split('+').map(|part| part.trim().to_owned());
+        let (settings, parts): (Vec<&str>, Vec<&str>) =
+            text.split('+').map(str::trim).partition(|part| part.contains('='));
+        let engine_settings_json =
+            setting::object(settings.into_iter().filter_map(|text| setting::parse(text).ok()));
+        let mut parts = parts.into_iter().map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
-        Self { model: next(), adapter: next(), prompt: next() }
+        Self { model: next(), adapter: next(), prompt: next(), engine_settings_json }
     }
 
     /// A model as it is.

@@ -8,6 +8,7 @@ mod palette;
 mod rollout;
 mod rows;
 mod run;
+pub(crate) mod setting;
 mod text_field;
 mod update;
 

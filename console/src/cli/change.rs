@@ -13,7 +13,7 @@ use super::output::print_json;
 use super::rollout::show;
 use super::span::span;
 use super::{CliError, Common};
-use crate::app::{Action, RevisionParts, RolloutChoice};
+use crate::app::{Action, RevisionParts, RolloutChoice, setting};
 use crate::link::dial;
 use crate::request;
 
@@ -26,7 +26,7 @@ pub(super) struct DeployArguments {
     #[arg(required_unless_present = "file")]
     name: Option<String>,
     /// A tag of the registry, a digest, or a path on the node.
-    #[arg(long, value_name = "REF", required_unless_present_any = ["file", "adapter", "prompt"])]
+    #[arg(long, value_name = "REF", required_unless_present_any = ["file", "adapter", "prompt", "engine"])]
     model: Option<String>,
     /// An adapter over the model: a tag, a digest, or a folder on the node. Without --model, over the one that serves.
     #[arg(long, value_name = "REF", default_value = "")]
@@ -34,8 +34,12 @@ pub(super) struct DeployArguments {
     /// Text in front of every conversation: a tag, a digest, or a file on the node.
     #[arg(long, value_name = "REF", default_value = "")]
     prompt: String,
+    /// A setting of its engine in the place of the deployment's own, such as context_tokens=4096; may be given again. Without --model,
+    /// for what serves.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting::parse)]
+    engine: Vec<(String, Value)>,
     /// Instead of one deployment, every one of a file that differs from what serves.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "model", "adapter", "prompt", "force", "strategy"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "model", "adapter", "prompt", "engine", "force", "strategy"])]
     file: Option<PathBuf>,
     /// Swap even when the golden score is below the deployment's floor.
     #[arg(long)]
@@ -114,6 +118,7 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
         model,
         adapter,
         prompt,
+        engine,
         file,
         force,
         strategy,
@@ -137,7 +142,7 @@ pub(super) async fn deploy(arguments: DeployArguments) -> Result<(), CliError> {
         steps,
         auto_promote: (auto_promote || no_auto_promote).then_some(auto_promote),
     };
-    let parts = RevisionParts { model, adapter, prompt };
+    let parts = RevisionParts { model, adapter, prompt, engine_settings_json: setting::object(engine) };
     make(Action::Deploy { deployment: name, parts, force, how }, reason, change).await
 }
 

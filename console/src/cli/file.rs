@@ -9,13 +9,13 @@ use clap::Args;
 use llmdeck_proto::v1::rollout::Strategy;
 use llmdeck_proto::v1::{ActionContext, ChangePlan, RolloutStep};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::change::{ChangeArguments, carry_out, print_plan, step};
 use super::confirm::go_on;
 use super::output::print_json;
 use super::{CliError, Common};
-use crate::app::{Action, RevisionParts, RolloutChoice};
+use crate::app::{Action, RevisionParts, RolloutChoice, setting};
 use crate::link::dial;
 use crate::request;
 
@@ -53,6 +53,9 @@ struct Declared {
     /// In front of every conversation; as `model`.
     #[serde(default)]
     prompt: String,
+    /// Settings of its engine in the place of the deployment's own.
+    #[serde(default)]
+    engine: Map<String, Value>,
     /// As the agent's configuration says where it is absent.
     strategy: Option<DeclaredStrategy>,
     /// `5%:10m:200`, one for each step.
@@ -108,6 +111,7 @@ fn action(declared: &Declared) -> Result<Action, CliError> {
             model: declared.model.clone(),
             adapter: declared.adapter.clone(),
             prompt: declared.prompt.clone(),
+            engine_settings_json: setting::object(declared.engine.clone()),
         },
         force: declared.force,
         how: RolloutChoice { strategy, steps, auto_promote: declared.auto_promote },

@@ -13,6 +13,7 @@ use super::confirm::go_on;
 use super::data_report::print_report;
 use super::output::print_json;
 use super::{CliError, jobs};
+use crate::app::setting;
 use crate::link::{LinkError, dial};
 
 const MOST_SETTINGS_BYTES: u64 = 64 << 10;
@@ -39,7 +40,7 @@ pub(super) struct FinetuneArguments {
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
     /// Any setting, such as max_tokens=4096; may be given again.
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting::parse)]
     set: Vec<(String, Value)>,
     /// Times that every example is seen.
     #[arg(long, value_name = "COUNT")]
@@ -96,13 +97,6 @@ enum Ship {
     Canary,
     /// Serve it at once.
     Replace,
-}
-
-/// `max_tokens=4096`; a value that is no JSON is a word.
-fn setting(text: &str) -> Result<(String, Value), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-    Ok((name.trim().to_owned(), value))
 }
 
 impl FinetuneArguments {

@@ -130,6 +130,8 @@ fn revision(revision: &Revision, window: &Window) -> Value {
     value["adapter"] = revision.adapter.as_str().into();
     value["adapter_digest"] = revision.adapter_digest.as_str().into();
     value["prompt"] = revision.prompt.as_str().into();
+    value["engine"] = revision.engine.as_str().into();
+    value["engine_digest"] = revision.engine_digest.as_str().into();
     value["shares_model"] = revision.shares_model.into();
     value["in_flight"] = revision.in_flight.into();
     value["server"] = revision.server.as_ref().map_or(Value::Null, |server| {

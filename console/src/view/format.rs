@@ -70,10 +70,9 @@ pub(super) fn model_name(reference: &str) -> &str {
 
 /// All that a revision is made of: `assistant + support-tone`.
 pub(super) fn revision_name(revision: &Revision) -> String {
-    let parts = [&revision.model, &revision.adapter, &revision.prompt];
-    let parts: Vec<&str> =
-        parts.into_iter().filter(|part| !part.is_empty()).map(|part| model_name(part)).collect();
-    parts.join(" + ")
+    let parts = [&revision.model, &revision.adapter, &revision.prompt].map(|part| model_name(part));
+    let parts = parts.into_iter().chain([revision.engine.as_str()]);
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" + ")
 }
 
 #[cfg(test)]
