@@ -140,6 +140,6 @@ pub fn record_request(recorder: &Recorder, rng: &mut impl Rng) {
     for _ in 1..TOKENS {
         recorder.next_token(time(rng.random_range(14.0..22.0)));
     }
-    recorder.ended(Outcome::Ok, time(1_200.0), time(1_100.0), 700, TOKENS);
+    recorder.ended(Outcome::Ok, time(1_200.0), time(1_100.0), 700, TOKENS, TOKENS);
     recorder.judged(AnswerQuality { logprob_sum: -20.0, scored_tokens: TOKENS, ..AnswerQuality::default() });
 }

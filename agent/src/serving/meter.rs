@@ -25,6 +25,8 @@ pub struct Meter {
     json_asked: bool,
     tokens_in: u64,
     tokens_out: u64,
+    /// Of those: counted when they came.
+    tokens_told: u64,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     text: String,
@@ -54,6 +56,7 @@ impl Meter {
             json_asked,
             tokens_in: 0,
             tokens_out: 0,
+            tokens_told: 0,
             first_token: None,
             last_token: None,
             text: String::new(),
@@ -110,6 +113,7 @@ impl Meter {
         self.first_token.get_or_insert(at);
         self.last_token = Some(at);
         self.tokens_out += 1;
+        self.tokens_told += 1;
         self.text.push_str(text);
     }
 
@@ -185,7 +189,8 @@ impl Meter {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
         };
-        admitted.revision.recorder().ended(outcome, e2e, generating, self.tokens_in, self.tokens_out);
+        let (tokens_in, tokens_out) = (self.tokens_in, self.tokens_out);
+        admitted.revision.recorder().ended(outcome, e2e, generating, tokens_in, tokens_out, self.tokens_told);
         let ttft_us = self.first_token.map(|first| micros(first.saturating_duration_since(admitted.arrived)));
         if let Some((trial, arm)) = &admitted.observed {
             trial.observe(Observation {

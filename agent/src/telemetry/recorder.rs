@@ -109,15 +109,20 @@ impl Recorder {
 
     /// Its first token came this long after it arrived.
     pub fn first_token(&self, time: Duration) {
-        self.shard().ttft_us.record(micros(time));
+        let shard = self.shard();
+        shard.ttft_us.record(micros(time));
+        shard.tokens_out.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A token came this long after the one before.
     pub fn next_token(&self, time: Duration) {
-        self.shard().itl_us.record(micros(time));
+        let shard = self.shard();
+        shard.itl_us.record(micros(time));
+        shard.tokens_out.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It ended this long after it arrived; `generating` is the time from the first token to the last.
+    /// It ended this long after it arrived; `generating` is the time from the first token to the last. `tokens_told` of its tokens were
+    /// told one by one.
     pub fn ended(
         &self,
         outcome: Outcome,
@@ -125,11 +130,12 @@ impl Recorder {
         generating: Duration,
         tokens_in: u64,
         tokens_out: u64,
+        tokens_told: u64,
     ) {
         let shard = self.shard();
         shard.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
         shard.tokens_in.fetch_add(tokens_in, Ordering::Relaxed);
-        shard.tokens_out.fetch_add(tokens_out, Ordering::Relaxed);
+        shard.tokens_out.fetch_add(tokens_out.saturating_sub(tokens_told), Ordering::Relaxed);
         if outcome == Outcome::Ok {
             shard.e2e_us.record(micros(e2e));
             if tokens_out > 1 {
