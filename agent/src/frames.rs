@@ -50,11 +50,21 @@ impl FrameLoop {
         while stop.run_until_cancelled(self.next(&mut ticks)).await.is_some() {
             let states = FrameStates {
                 deployments: self.deployments.iter().map(|deployment| deployment.drain_frame()).collect(),
+                process_groups: self
+                    .deployments
+                    .iter()
+                    .map(|deployment| deployment.process_groups())
+                    .collect(),
                 rollouts: self.controller.rollouts(),
                 jobs: self.jobs.shown(),
                 model_memory_bytes: self.controller.loader().budget().total_bytes(),
             };
             let frame = self.maker.make(states, &self.events, |frame| alerts.of(frame, &self.events));
+            for told in &frame.deployments {
+                if let Some(deployment) = self.deployments.get(&told.name) {
+                    deployment.observe_energy(told);
+                }
+            }
             self.metrics.absorb(&frame);
             self.subscribers.publish(&frame);
             if unwritten.try_send(frame).is_err() {

@@ -59,6 +59,7 @@ fn revision(number: u32, state: State, golden: f64, second: u64, requests: u64) 
             ..Counters::default()
         }),
         in_flight: if requests > 0 { 12 } else { 0 },
+        energy_mj: Some(requests * 7_400),
         quality: Some(quality),
         ..Revision::default()
     }

@@ -57,6 +57,7 @@ fn merge_deployment(newer: &mut Deployment, older: Deployment) {
 }
 
 fn merge_revision(newer: &mut Revision, older: &Revision) {
+    newer.energy_mj = add(newer.energy_mj, older.energy_mj);
     histogram::merge(&mut newer.queue_us, older.queue_us.as_ref());
     histogram::merge(&mut newer.ttft_us, older.ttft_us.as_ref());
     histogram::merge(&mut newer.itl_us, older.itl_us.as_ref());
@@ -77,6 +78,7 @@ fn merge_revision(newer: &mut Revision, older: &Revision) {
         newer.tokens_guessed_right += older.tokens_guessed_right;
         newer.tokens_constrained += older.tokens_constrained;
         newer.constraint_us += older.constraint_us;
+        newer.cpu_us += older.cpu_us;
     } else if newer.counters.is_none() {
         newer.counters = older.counters;
     }

@@ -1,7 +1,7 @@
 //! A training handed to an external trainer, and what it may take.
 
 use llmdeck_tests::{
-    AgentProcess, GpuNode, UNTAUGHT, begin_finetune, end_of_job, send, step_of, wait_for, words,
+    AgentProcess, GpuNode, UNTAUGHT, begin_finetune, end_of_job, processes, send, step_of, wait_for, words,
 };
 use serde_json::{Value, json};
 
@@ -9,18 +9,6 @@ const TRAINER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/trainer.py");
 
 fn with_trainer(more: &str) -> String {
     format!("{UNTAUGHT}[finetune]\ntrainer = [\"python3\", \"{TRAINER}\"]\n{more}")
-}
-
-/// Process and state, as ps has it, of everything with a word in its command.
-fn processes(word: &str) -> Vec<(u32, String)> {
-    let output = std::process::Command::new("ps").args(["-eo", "pid=,stat=,args="]).output().unwrap();
-    let all = String::from_utf8_lossy(&output.stdout).into_owned();
-    let named = all.lines().filter(|line| line.contains(word));
-    let parts = named.filter_map(|line| {
-        let mut words = line.split_whitespace();
-        Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
-    });
-    parts.collect()
 }
 
 /// How many of them are stopped.

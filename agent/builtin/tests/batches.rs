@@ -107,6 +107,7 @@ fn submit(engine: &Engine, request: &Request) -> Receiver<GenerationEvent> {
         constraint: None,
         ignore_end: false,
         adapter: None,
+        cpu_time: None,
     };
     engine.submit(asked, sink).unwrap();
     events

@@ -50,6 +50,7 @@ fn ask(
         constraint: format.map(|format| model().constraint(format).unwrap()),
         ignore_end: false,
         adapter: None,
+        cpu_time: None,
     };
     let (sender, events) = channel();
     let sink =

@@ -61,6 +61,7 @@ fn request(model: &Model, question: &str) -> GenerationRequest {
         constraint: None,
         ignore_end: false,
         adapter: None,
+        cpu_time: None,
     }
 }
 

@@ -414,10 +414,12 @@ impl Worker {
             sampling.push((sequence, fed, own));
         }
         self.model.pool.run_each(&mut sampling, |(sequence, _, logits)| sequence.sample(logits, vocabulary));
+        let (step, threads) = (began.elapsed(), self.model.pool.threads());
         if only_generates {
-            self.payoff.took(rows, began.elapsed().as_secs_f64() * 1e6);
+            self.payoff.took(rows, step.as_secs_f64() * 1e6);
         }
         for (sequence, fed, _) in sampling {
+            sequence.took(step, threads, fed.len(), rows);
             if let Some((tokens, took)) = sequence.constrained() {
                 self.gauges.constrained_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
                 let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

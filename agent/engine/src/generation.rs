@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::adapter::Adapter;
 use crate::constraint::Constraint;
+use crate::cpu_time::CpuTime;
 use crate::sampling::SamplingOptions;
 use crate::scheduler::Priority;
 
@@ -27,6 +28,8 @@ pub struct GenerationRequest {
     pub ignore_end: bool,
     /// What the model is changed by.
     pub adapter: Option<Arc<Adapter>>,
+    /// Where its part of each step is counted: that of the tokens it computed, of all of the step's.
+    pub cpu_time: Option<Arc<CpuTime>>,
 }
 
 /// A token with its text, as OpenAI's `logprobs` report it.

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod blocks;
 pub mod chat_template;
 pub mod constraint;
+mod cpu_time;
 pub mod decoder;
 pub mod description;
 pub mod engine;
@@ -36,6 +37,7 @@ pub mod tokenizer;
 pub mod train;
 mod weights;
 
+pub use cpu_time::CpuTime;
 pub use error::EngineError;
 pub use llmdeck_kernels::allocator::give_memory_back;
 pub use llmdeck_kernels::{Isa, Pool, give_way_to_others};

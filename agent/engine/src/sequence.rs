@@ -7,6 +7,7 @@ use crate::EngineError;
 use crate::adapter::Adapter;
 use crate::blocks::{BlockPool, PrefixRoot, SequenceBlocks};
 use crate::constraint::Constraint;
+use crate::cpu_time::CpuTime;
 use crate::generation::{
     EventSink, FinishReason, GeneratedToken, GenerationEvent, GenerationRequest, Listener, NamedLogprobs,
     TokenLogprob,
@@ -37,6 +38,7 @@ pub(crate) struct Sequence {
     constraint_failed: Option<String>,
     named_logprobs: bool,
     adapter: Option<Arc<Adapter>>,
+    cpu_time: Option<Arc<CpuTime>>,
     ignore_end: bool,
     text: TextStream,
     sink: EventSink,
@@ -62,6 +64,7 @@ impl Sequence {
             constraint: request.constraint,
             constraint_failed: None,
             adapter: request.adapter,
+            cpu_time: request.cpu_time,
             ignore_end: request.ignore_end,
             text: TextStream::new(request.stops),
             sink,
@@ -80,6 +83,13 @@ impl Sequence {
 
     pub(crate) fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_deref()
+    }
+
+    /// Counts its part of a step: `rows` of all `of`, over as many threads.
+    pub(crate) fn took(&self, step: Duration, threads: usize, rows: usize, of: usize) {
+        if let Some(cpu_time) = &self.cpu_time {
+            cpu_time.add(step.mul_f64(threads as f64 * rows as f64 / of.max(1) as f64));
+        }
     }
 
     /// Whose keys and values it may take up.

@@ -162,6 +162,7 @@ fn it_knows_a_capital() {
         constraint: None,
         ignore_end: false,
         adapter: None,
+        cpu_time: None,
     };
     let sink =
         Box::new(move |event| if sender.send(event).is_ok() { Listener::Present } else { Listener::Gone });

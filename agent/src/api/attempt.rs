@@ -278,6 +278,7 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
             constraint,
             ignore_end: checked.ignore_end,
             adapter: engine.adapter().cloned(),
+            cpu_time: Some(Arc::clone(engine.cpu_time())),
         })
     }
 }

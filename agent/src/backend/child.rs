@@ -80,6 +80,11 @@ impl ServerProcess {
         })
     }
 
+    /// All of its processes but those that left it.
+    pub(super) fn group(&self) -> Pid {
+        self.group
+    }
+
     /// Waits until it ends by itself; how, in words.
     pub(super) async fn ended(&mut self) -> String {
         let status = self.child.wait().await;

@@ -5,6 +5,7 @@ mod client;
 mod leftover;
 mod log;
 mod own_metrics;
+mod processes;
 mod sleep;
 mod spec;
 mod upstream;

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use llmdeck_proto::v1::{Counters, ServerState};
+use nix::unistd::Pid;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::child::ServerProcess;
 use super::client::{ClientError, ServerClient};
 use super::own_metrics::OwnMetrics;
+use super::processes::Processes;
 use super::sleep::{Awake, Sleep};
 use super::spec::{BackendKind, BackendSpec, ProcessSpec, SpecError, Standby};
 
@@ -76,6 +78,7 @@ pub struct Upstream {
     standby: Standby,
     sleep: Sleep,
     own_metrics: OwnMetrics,
+    processes: Arc<Processes>,
     supervisor: Mutex<Option<Supervisor>>,
 }
 
@@ -113,6 +116,7 @@ impl Upstream {
         };
         let client = Arc::new(RwLock::new(Some(client)));
         let trouble = Arc::<Mutex<Option<String>>>::default();
+        let processes = Arc::<Processes>::default();
         let supervisor = process.map(|(process, child)| {
             let (stop, stopped) = oneshot::channel();
             let supervision = Supervision {
@@ -122,17 +126,28 @@ impl Upstream {
                 data_dir: data_dir.to_owned(),
                 client: Arc::clone(&client),
                 trouble: Arc::clone(&trouble),
+                processes: Arc::clone(&processes),
             };
             Supervisor { stop, task: tokio::spawn(supervision.run(child, stopped)) }
         });
         let own_metrics = OwnMetrics::follow(Arc::clone(&client), model.clone());
         let supervisor = Mutex::new(supervisor);
-        Ok(Self { model, prompt, client, trouble, standby, sleep, own_metrics, supervisor })
+        Ok(Self { model, prompt, client, trouble, standby, sleep, own_metrics, processes, supervisor })
     }
 
     /// What the server says of itself, and what it counted since this was asked before. `None` of one that says nothing.
     pub fn own_metrics(&self) -> Option<(ServerState, Counters)> {
         self.own_metrics.take()
+    }
+
+    /// The processes that the agent runs for it, as a group; `None` while they are down, and of a server that someone else runs.
+    pub fn process_group(&self) -> Option<Pid> {
+        self.processes.group()
+    }
+
+    /// CPU time that these took since the last call.
+    pub fn take_cpu_time(&self) -> Duration {
+        self.processes.take_cpu_time()
     }
 
     /// Whether it sleeps, and must be woken before it is asked.
@@ -206,6 +221,7 @@ struct Supervision {
     data_dir: PathBuf,
     client: Arc<RwLock<Option<ServerClient>>>,
     trouble: Arc<Mutex<Option<String>>>,
+    processes: Arc<Processes>,
 }
 
 impl Supervision {
@@ -213,15 +229,18 @@ impl Supervision {
         let (mut pause, mut ends) = (FIRST_PAUSE, 0);
         loop {
             let up = Instant::now();
+            self.processes.set_group(Some(child.group()));
             let how = tokio::select! {
                 // A stop, or the last user of the server gone.
                 _ = &mut stopped => {
+                    self.processes.set_group(None);
                     child.stop().await;
                     return;
                 }
                 how = child.ended() => how,
             };
             self.set_client(None);
+            self.processes.set_group(None);
             child.clear().await;
             if up.elapsed() >= STAYED_UP {
                 (pause, ends) = (FIRST_PAUSE, 0);

@@ -413,7 +413,7 @@ impl Loader {
                 }
                 None => None,
             };
-            Ok::<_, LoadError>(Changes { adapter, adapter_memory: None, prompt })
+            Ok::<_, LoadError>(Changes { adapter, prompt, ..Changes::default() })
         })
         .await??;
         if let (Some(adapter), Some(part)) = (&changes.adapter, &spec.adapter) {

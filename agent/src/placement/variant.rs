@@ -1,6 +1,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use llmdeck_engine::CpuTime;
 use llmdeck_engine::adapter::Adapter;
 use llmdeck_engine::chat_template::Message;
 
@@ -23,6 +24,8 @@ pub struct Changes {
     pub adapter_memory: Option<Arc<Reservation>>,
     /// Said in front of every conversation.
     pub prompt: Option<Arc<str>>,
+    /// What its users' requests took.
+    pub cpu_time: Arc<CpuTime>,
 }
 
 impl Variant {
@@ -39,7 +42,8 @@ impl Variant {
     /// The same model with another adapter, and nothing in front of conversations.
     #[must_use]
     pub fn with_adapter(&self, adapter: Arc<Adapter>) -> Self {
-        let changes = Changes { adapter: Some(adapter), ..Changes::default() };
+        let cpu_time = Arc::clone(&self.changes.cpu_time);
+        let changes = Changes { adapter: Some(adapter), cpu_time, ..Changes::default() };
         Self { loaded: Arc::clone(&self.loaded), changes }
     }
 
@@ -57,6 +61,11 @@ impl Variant {
     /// What its products are changed by.
     pub fn adapter(&self) -> Option<&Arc<Adapter>> {
         self.changes.adapter.as_ref()
+    }
+
+    /// Where the time is counted that users' requests take.
+    pub fn cpu_time(&self) -> &Arc<CpuTime> {
+        &self.changes.cpu_time
     }
 
     /// A conversation with what the revision says in front of it.

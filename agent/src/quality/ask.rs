@@ -86,6 +86,7 @@ async fn ask_engine(engine: &Variant, prompt: &str, max_tokens: usize) -> Result
         constraint: None,
         ignore_end: false,
         adapter: engine.adapter().cloned(),
+        cpu_time: None,
     };
     let (sender, mut events) = mpsc::channel(max_tokens.min(engine.max_sequence_tokens()) + 3);
     let sink = Box::new(move |event| match sender.try_send(event) {

@@ -119,6 +119,7 @@ impl Run {
         let Some(comparison) = &mut self.comparison else { return Err(StepError::Panicked) };
         let Some(evidence) = Arc::get_mut(&mut comparison.evidence) else { return Ok(None) };
         comparison.trial.take().iter().for_each(|observation| evidence.add(observation));
+        comparison.trial.take_energy().into_iter().for_each(|observation| evidence.add_energy(observation));
         let golden = |live: &Option<Arc<LiveRevision>>| Some(live.as_ref()?.golden()?.score);
         evidence.set_golden(golden(&self.old), golden(&self.candidate));
         let broken = self.candidate.as_ref().and_then(|live| live.upstream()?.trouble());

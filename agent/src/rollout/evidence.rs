@@ -10,7 +10,7 @@ use llmdeck_verdict::{Distribution, Finding, Scale, Tally, compare_means, compar
 use super::compared::{Compared, sentence, wire_verdict};
 use super::metric::{Measure, Metric, Timed};
 use crate::quality::GoldenScore;
-use crate::serving::{Arm, Observation};
+use crate::serving::{Arm, EnergyObservation, Observation};
 use crate::telemetry::{AnswerQuality, Outcome};
 use crate::time::unix_ms;
 
@@ -40,6 +40,7 @@ struct Counts {
     tpot: Values,
     e2e: Values,
     output_tokens: Values,
+    energy_per_token: Values,
 }
 
 /// Counts by bucket of the contract's histograms.
@@ -90,6 +91,7 @@ impl Counts {
             Timed::Tpot => &self.tpot,
             Timed::E2e => &self.e2e,
             Timed::OutputTokens => &self.output_tokens,
+            Timed::EnergyPerToken => &self.energy_per_token,
         }
     }
 
@@ -132,6 +134,15 @@ impl Evidence {
                 }
             }
         }
+    }
+
+    /// Takes what was spent on some tokens.
+    pub(super) fn add_energy(&mut self, observation: EnergyObservation) {
+        let counts = match observation.arm {
+            Arm::Stable => &mut self.stable,
+            Arm::Candidate => &mut self.candidate,
+        };
+        counts.energy_per_token.add(observation.per_token_uj);
     }
 
     /// Takes the latest golden runs of both, in place of those before.

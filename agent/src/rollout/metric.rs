@@ -36,6 +36,8 @@ pub enum Metric {
     E2eP99,
     /// Tokens of the answer.
     OutputTokensP50,
+    /// Measured energy put down to a revision, by the token that it generated.
+    EnergyPerTokenP50,
 }
 
 /// How a metric is measured and which way is better.
@@ -56,11 +58,12 @@ pub(super) enum Timed {
     Tpot,
     E2e,
     OutputTokens,
+    EnergyPerToken,
 }
 
 impl Metric {
     /// Every one, in the order in which they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ErrorRate,
         Self::RefusalRate,
         Self::TruncatedRate,
@@ -76,6 +79,7 @@ impl Metric {
         Self::E2eP95,
         Self::E2eP99,
         Self::OutputTokensP50,
+        Self::EnergyPerTokenP50,
     ];
 
     /// As configuration, wire and screen have it.
@@ -96,6 +100,7 @@ impl Metric {
             Self::E2eP95 => "e2e_p95",
             Self::E2eP99 => "e2e_p99",
             Self::OutputTokensP50 => "output_tokens_p50",
+            Self::EnergyPerTokenP50 => "energy_per_token_p50",
         }
     }
 
@@ -129,6 +134,7 @@ impl Metric {
             Self::E2eP95 => Measure::Quantile(Timed::E2e, 0.95),
             Self::E2eP99 => Measure::Quantile(Timed::E2e, 0.99),
             Self::OutputTokensP50 => Measure::Quantile(Timed::OutputTokens, 0.50),
+            Self::EnergyPerTokenP50 => Measure::Quantile(Timed::EnergyPerToken, 0.50),
         }
     }
 }

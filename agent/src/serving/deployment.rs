@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use llmdeck_proto::v1;
 use llmdeck_proto::v1::revision::State;
+use nix::unistd::Pid;
 
 use super::admission::{Admission, AdmissionError, Admitted, Refusal, Rescue};
 use super::framed::drain_revision;
@@ -370,6 +371,31 @@ impl Deployment {
             objective_ttft_p99_us: self.objective_ttft_p99_us,
             guaranteed_bytes: self.loader.budget().guaranteed_bytes(&self.name),
             ..v1::Deployment::default()
+        }
+    }
+
+    /// Processes that the agent runs for revisions, as groups.
+    pub fn process_groups(&self) -> Vec<(u32, Pid)> {
+        let known = self.lock().clone();
+        let group = |known: &Known| Some((known.live.number(), known.live.upstream()?.process_group()?));
+        known.iter().filter_map(group).collect()
+    }
+
+    /// Hands what a frame says of energy to whoever compares two revisions.
+    pub fn observe_energy(&self, frame: &v1::Deployment) {
+        let route = self.route.load_full();
+        let Some((stable, split)) =
+            route.as_ref().and_then(|route| Some((&route.stable, route.split.as_ref()?)))
+        else {
+            return;
+        };
+        for (arm, live) in [(Arm::Stable, stable), (Arm::Candidate, &split.candidate)] {
+            let told = frame.revisions.iter().find(|revision| revision.number == live.number());
+            if let Some(told) = told
+                && let (Some(energy_mj), Some(counters)) = (told.energy_mj, &told.counters)
+            {
+                split.trial.observe_energy(arm, energy_mj, counters.tokens_out);
+            }
         }
     }
 

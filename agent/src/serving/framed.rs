@@ -23,6 +23,10 @@ pub(super) fn drain_revision(
     let interval = live.recorder().drain();
     let (server, told) = live.upstream().and_then(|upstream| upstream.own_metrics()).unzip();
     let told = told.unwrap_or_default();
+    let cpu_time = match live.upstream() {
+        Some(upstream) => upstream.take_cpu_time(),
+        None => live.take_cpu_time(),
+    };
     let counters = v1::Counters {
         prompt_tokens_begun: readings.prompt_tokens + told.prompt_tokens_begun,
         prompt_tokens_remembered: readings.remembered_tokens + told.prompt_tokens_remembered,
@@ -31,6 +35,7 @@ pub(super) fn drain_revision(
         tokens_guessed_right: readings.kept_tokens + told.tokens_guessed_right,
         tokens_constrained: readings.constrained_tokens,
         constraint_us: readings.constraint_us,
+        cpu_us: u64::try_from(cpu_time.as_micros()).unwrap_or(u64::MAX),
         ..interval.counters
     };
     let mut quality = interval.quality;
@@ -74,6 +79,7 @@ pub(super) fn drain_revision(
         quality: Some(quality),
         server,
         coarse: None,
+        energy_mj: None,
         created_unix_ms: spec.created_unix_ms,
     }
 }

@@ -20,7 +20,7 @@ pub use generation::{Generation, GenerationStep, NotStarted};
 pub use meter::{CUT, Meter};
 pub use revision::{InFlight, LiveRevision};
 pub use route::{Preference, RevisionWish, Split, SplitKind, Stickiness};
-pub use trial::{Arm, Observation, Trial};
+pub use trial::{Arm, EnergyObservation, Observation, Trial};
 
 /// Every deployment of the node, by name. The set is fixed while the agent runs; what each routes to is not.
 pub struct Deployments {

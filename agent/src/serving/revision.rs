@@ -105,6 +105,11 @@ impl LiveRevision {
         }
     }
 
+    /// CPU time that users' requests took on our engine since the last call.
+    pub fn take_cpu_time(&self) -> Duration {
+        self.changes.cpu_time.take()
+    }
+
     /// A model as this revision serves it.
     pub fn variant(&self, loaded: Arc<Loaded>) -> Variant {
         Variant::new(loaded, self.changes.clone())

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use llmdeck_proto::v1::{Alert, Deployment, Frame, Job, Rollout};
+use nix::unistd::Pid;
 
 use super::energy::{Prices, attribute_energy};
 use super::events::Events;
@@ -14,6 +15,8 @@ use llmdeck_sensors::gpu::{GpuEnergy, GpuSampler};
 pub struct FrameStates {
     /// With what was recorded since the last frame.
     pub deployments: Vec<Deployment>,
+    /// Processes that the agent runs for each deployment's revisions, as groups.
+    pub process_groups: Vec<Vec<(u32, Pid)>>,
     /// Under way or ended lately.
     pub rollouts: Vec<Rollout>,
     /// Under way or ended lately.
@@ -89,7 +92,7 @@ impl FrameMaker {
             model_memory_bytes: states.model_memory_bytes,
             ..Frame::default()
         };
-        attribute_energy(&mut frame, self.prices.as_ref());
+        attribute_energy(&mut frame, &states.process_groups, self.prices.as_ref());
         frame.alerts = alerts(&frame);
         (frame.events, frame.dropped_events) = events.drain();
         frame

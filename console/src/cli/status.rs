@@ -132,6 +132,7 @@ fn revision(revision: &Revision, window: &Window) -> Value {
     value["prompt"] = revision.prompt.as_str().into();
     value["engine"] = revision.engine.as_str().into();
     value["engine_digest"] = revision.engine_digest.as_str().into();
+    value["joules_per_token"] = window.joules_per_token().into();
     value["shares_model"] = revision.shares_model.into();
     value["in_flight"] = revision.in_flight.into();
     value["server"] = revision.server.as_ref().map_or(Value::Null, |server| {

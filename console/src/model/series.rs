@@ -134,6 +134,8 @@ pub struct RevisionPoint {
     pub scored_tokens: u64,
     /// Answers that were empty, cut off, repetitive or refusals.
     pub flawed: u64,
+    /// Energy put down to it, in millijoules.
+    pub energy_mj: Option<u64>,
 }
 
 impl DeploymentPoint {
@@ -233,6 +235,7 @@ impl RevisionPoint {
                 + quality.truncated_responses
                 + quality.repetitive_responses
                 + quality.refused_responses,
+            energy_mj: revision.energy_mj,
         }
     }
 }
@@ -264,6 +267,10 @@ impl Series<DeploymentPoint> {
             .filter(|part| revision.is_none_or(|number| part.number == number))
             .collect();
         let sum = |of: fn(&RevisionPoint) -> u64| parts.iter().map(|part| of(part)).sum();
+        let energy_mj = match revision {
+            None => points().filter_map(|point| point.energy_mj).reduce(|sum, energy| sum + energy),
+            Some(_) => parts.iter().filter_map(|part| part.energy_mj).reduce(|sum, energy| sum + energy),
+        };
         Window {
             seconds: points().map(|point| f64::from(point.interval_ms) / 1_000.0).sum(),
             total: RevisionPoint {
@@ -288,8 +295,9 @@ impl Series<DeploymentPoint> {
                 logprob_sum: parts.iter().map(|part| part.logprob_sum).sum(),
                 scored_tokens: sum(|part| part.scored_tokens),
                 flawed: sum(|part| part.flawed),
+                energy_mj,
             },
-            energy_mj: points().filter_map(|point| point.energy_mj).reduce(|sum, energy| sum + energy),
+            energy_mj,
             cost_micros: points().filter_map(|point| point.cost_micros).reduce(|sum, cost| sum + cost),
         }
     }

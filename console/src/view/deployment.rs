@@ -290,6 +290,7 @@ fn table(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mu
             Column::right("GUESSES", 9),
             Column::right("PUT OFF", 9),
             Column::right("WEIGHTS", 10),
+            Column::right("J/TOKEN", 9),
         ]);
     }
     pen.rule(0, "Revisions");
@@ -334,6 +335,7 @@ fn revision_cells(view: &View<'_>, key: &DeploymentKey, revision: &Revision, wid
             (window.guessed_right_share().map_or_else(missing, percent), Tone::Plain),
             (window.total.preemptions.to_string(), Tone::Plain),
             (bytes(revision.weights_bytes), Tone::Plain),
+            (window.joules_per_token().map_or_else(missing, |joules| format!("{joules:.2}")), Tone::Plain),
         ]);
     }
     cells
