@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Metrics, router};
-use crate::backend::end_leftover_children;
+use crate::backend::{GpuMemory, end_leftover_children};
 use crate::config::{Config, DeploymentConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::doors::Doors;
@@ -152,7 +152,10 @@ impl Agent {
         let registry = Arc::new(Registry::new(builtin, Arc::clone(&store), artifacts));
         let settings = settings(&config, &registry)?;
         let events = Arc::new(Events::default());
-        let loader = Arc::new(loader(&config, &registry, &events, &mark)?);
+        let interval = Duration::from_millis(config.interval_ms);
+        let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
+        let gpu = Arc::new(gpu);
+        let loader = Arc::new(loader(&config, &registry, &events, &mark, GpuMemory::new(Arc::clone(&gpu)))?);
         let all = config.deployments.iter().map(|config| deployment(config, &loader)).collect();
         let deployments = Arc::new(Deployments::new(all));
         loader.set_deployments(&deployments);
@@ -161,8 +164,6 @@ impl Agent {
         let doors = doors.open(&config, &tasks, &stop).await?;
         let listeners = Listeners { socket: bind_socket(&socket)?, tls: doors.grpc };
 
-        let interval = Duration::from_millis(config.interval_ms);
-        let gpu = GpuSampler::start(nvml_library, interval).map_err(system("starting the GPU's thread"))?;
         let instance = format!("{:016x}", rand::random::<u64>());
         let maker =
             FrameMaker::new(node, instance, doors.own_http.to_string(), config.prices.clone(), folder, gpu);
@@ -314,12 +315,13 @@ fn loader(
     registry: &Arc<Registry>,
     events: &Arc<Events>,
     data_dir: &Path,
+    gpus: GpuMemory,
 ) -> Result<Loader, StartError> {
     let pool = Arc::new(config.compute_pool().map_err(StartError::Threads)?);
     let budget = MemoryBudget::new(config.model_memory_bytes(), config.guaranteed());
     let settings = config.deployments.iter().map(|config| (config.name.clone(), config.load_settings()));
     let (registry, events, data_dir) = (Arc::clone(registry), Arc::clone(events), data_dir.to_owned());
-    Ok(Loader::new(registry, pool, budget, events, settings.collect(), data_dir))
+    Ok(Loader::new(registry, pool, budget, events, settings.collect(), data_dir, gpus))
 }
 
 fn deployment(config: &DeploymentConfig, loader: &Arc<Loader>) -> Arc<Deployment> {

@@ -44,11 +44,11 @@ impl GpuNode {
     ///
     /// # Panics
     /// When none is within `PATIENCE`.
-    pub async fn frame(&self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
+    pub async fn frame(&self, what: &str, mut wanted: impl FnMut(&Frame) -> bool) -> Frame {
         let mut client = TelemetryClient::new(self.agent.channel());
         let mut frames = client.watch(WatchRequest { interval_ms: 0 }).await.unwrap().into_inner();
         let found = async {
-            wait_for(what, async || Some(frames.message().await.unwrap().unwrap()).filter(&wanted)).await
+            wait_for(what, async || Some(frames.message().await.unwrap().unwrap()).filter(&mut wanted)).await
         };
         found.await
     }

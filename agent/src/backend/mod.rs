@@ -2,6 +2,7 @@
 
 mod child;
 mod client;
+mod gpu_memory;
 mod leftover;
 mod log;
 mod own_metrics;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use client::{ClientError, ServerClient};
 pub(crate) use client::{innermost, whole};
+pub use gpu_memory::GpuMemory;
 pub use leftover::{MARK, end_leftover_children, processes_with};
 pub use spec::{BackendKind, BackendSpec, ProcessSpec, RemoteSpec, SpecError, Standby};
 pub use upstream::{StartError, Upstream};

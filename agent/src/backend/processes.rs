@@ -33,7 +33,23 @@ impl Processes {
 
     /// CPU time that they took since the last call.
     pub(super) fn take_cpu_time(&self) -> Duration {
+        let now = self.walk();
         let mut before = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken: u64 =
+            now.iter().map(|(pid, ticks)| ticks.saturating_sub(before.get(pid).copied().unwrap_or(0))).sum();
+        *before = now;
+        Duration::from_secs_f64(taken as f64 / procfs::ticks_per_second() as f64)
+    }
+
+    /// Those that there are, and that there were when they were looked at last.
+    pub(super) fn seen(&self) -> Vec<i32> {
+        let mut seen = self.ticks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        seen.extend(self.walk());
+        seen.into_keys().collect()
+    }
+
+    /// Each with its CPU time, in ticks.
+    fn walk(&self) -> HashMap<i32, u64> {
         let mut now = HashMap::new();
         let mut left: Vec<i32> = self.group().into_iter().map(Pid::as_raw).collect();
         while let Some(pid) = left.pop().filter(|_| now.len() < MOST_PROCESSES) {
@@ -43,10 +59,7 @@ impl Processes {
             let tasks = process.tasks().into_iter().flatten().flatten();
             left.extend(tasks.flat_map(|task| task.children().unwrap_or_default()).map(|child| child as i32));
         }
-        let taken: u64 =
-            now.iter().map(|(pid, ticks)| ticks.saturating_sub(before.get(pid).copied().unwrap_or(0))).sum();
-        *before = now;
-        Duration::from_secs_f64(taken as f64 / procfs::ticks_per_second() as f64)
+        now
     }
 }
 

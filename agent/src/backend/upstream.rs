@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::child::ServerProcess;
 use super::client::{ClientError, ServerClient};
+use super::gpu_memory::GpuMemory;
 use super::own_metrics::OwnMetrics;
 use super::processes::Processes;
 use super::sleep::{Awake, Sleep};
@@ -96,6 +97,7 @@ impl Upstream {
         path: &Path,
         name: &str,
         data_dir: &Path,
+        gpus: &GpuMemory,
         prompt: Option<String>,
     ) -> Result<Self, StartError> {
         let spec = BackendSpec::read(path)?;
@@ -127,6 +129,7 @@ impl Upstream {
                 client: Arc::clone(&client),
                 trouble: Arc::clone(&trouble),
                 processes: Arc::clone(&processes),
+                gpus: gpus.clone(),
             };
             Supervisor { stop, task: tokio::spawn(supervision.run(child, stopped)) }
         });
@@ -222,6 +225,7 @@ struct Supervision {
     client: Arc<RwLock<Option<ServerClient>>>,
     trouble: Arc<Mutex<Option<String>>>,
     processes: Arc<Processes>,
+    gpus: GpuMemory,
 }
 
 impl Supervision {
@@ -233,15 +237,19 @@ impl Supervision {
             let how = tokio::select! {
                 // A stop, or the last user of the server gone.
                 _ = &mut stopped => {
+                    let gone = self.processes.seen();
                     self.processes.set_group(None);
                     child.stop().await;
+                    self.wait_for_memory(&gone).await;
                     return;
                 }
                 how = child.ended() => how,
             };
             self.set_client(None);
+            let gone = self.processes.seen();
             self.processes.set_group(None);
             child.clear().await;
+            self.wait_for_memory(&gone).await;
             if up.elapsed() >= STAYED_UP {
                 (pause, ends) = (FIRST_PAUSE, 0);
             }
@@ -270,6 +278,12 @@ impl Supervision {
                     Err(error) => how = error.to_string(),
                 }
             };
+        }
+    }
+
+    async fn wait_for_memory(&self, gone: &[i32]) {
+        if let Err(problem) = self.gpus.given_back(gone).await {
+            tracing::warn!(child = self.name, problem);
         }
     }
 

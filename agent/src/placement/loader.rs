@@ -21,7 +21,7 @@ use super::free::free_bytes;
 use super::loaded::Loaded;
 use super::room::{Candidate, Loses, RoomPlan, plan_room};
 use super::variant::{Changes, Variant};
-use crate::backend::{Backend, BackendSpec, StartError, Upstream};
+use crate::backend::{Backend, BackendSpec, GpuMemory, StartError, Upstream};
 use crate::registry::{Registry, RegistryError};
 use crate::serving::{Deployment, Deployments, LiveRevision};
 use crate::store::{PartRow, RevisionRow};
@@ -114,6 +114,7 @@ pub struct Loader {
     events: Arc<Events>,
     settings: HashMap<String, LoadSettings>,
     data_dir: PathBuf,
+    gpus: GpuMemory,
     adapters: Adapters,
     /// Whose standbys and idle engines may give way.
     deployments: OnceLock<Weak<Deployments>>,
@@ -128,10 +129,11 @@ impl Loader {
         events: Arc<Events>,
         settings: HashMap<String, LoadSettings>,
         data_dir: PathBuf,
+        gpus: GpuMemory,
     ) -> Self {
         let (budget, deployments) = (Arc::new(budget), OnceLock::new());
         let adapters = Adapters::default();
-        Self { registry, pool, budget, events, settings, data_dir, adapters, deployments }
+        Self { registry, pool, budget, events, settings, data_dir, gpus, adapters, deployments }
     }
 
     /// Says who is there to give way; once.
@@ -437,7 +439,7 @@ impl Loader {
             Ok::<_, LoadError>(Some(text.trim_end().to_owned()))
         });
         let prompt = prompt.await??;
-        Ok(Arc::new(Upstream::start(&path, &revision, &self.data_dir, prompt).await?))
+        Ok(Arc::new(Upstream::start(&path, &revision, &self.data_dir, &self.gpus, prompt).await?))
     }
 
     /// What answers for a revision: its engine is loaded again where it was unloaded. The load goes on though nobody waits any more: who

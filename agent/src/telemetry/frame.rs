@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use llmdeck_proto::v1::{Alert, Deployment, Frame, Job, Rollout};
@@ -32,7 +33,7 @@ pub struct FrameMaker {
     http_address: String,
     prices: Option<Prices>,
     host: HostSampler,
-    gpu: GpuSampler,
+    gpu: Arc<GpuSampler>,
     gpu_energy: GpuEnergy,
     last: Instant,
     sequence: u64,
@@ -46,7 +47,7 @@ impl FrameMaker {
         http_address: String,
         prices: Option<Prices>,
         data_dir: &Path,
-        gpu: GpuSampler,
+        gpu: Arc<GpuSampler>,
     ) -> Self {
         Self {
             node,

@@ -34,6 +34,13 @@ pub struct GpuReadings {
     taken: Instant,
 }
 
+impl GpuReadings {
+    /// Whether they were taken behind a moment.
+    pub fn is_after(&self, moment: Instant) -> bool {
+        self.taken > moment
+    }
+}
+
 /// Samples until it is dropped.
 pub struct GpuSampler {
     latest: Arc<ArcSwap<GpuReadings>>,

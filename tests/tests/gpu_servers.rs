@@ -1,4 +1,6 @@
-//! Energy goes to the revision whose processes computed, and speaks against the one that spends more on a token.
+//! Servers that the agent runs on GPUs: what they spend is theirs, and their memory is free before others start.
+
+use std::path::Path;
 
 use llmdeck::app::{Action, RevisionParts, RolloutChoice};
 use llmdeck::request;
@@ -6,6 +8,8 @@ use llmdeck_load::{Load, LoadPlan, Prompt};
 use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{Rollout, RolloutStep};
 use llmdeck_tests::{GpuNode, PATIENCE, context, processes, scripted, send, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// A card that spends 300 W, and the shares of its time that processes take, in percent.
@@ -24,6 +28,45 @@ async fn server_that_ends_at(request: u64) -> u32 {
     wait_for(&word, async || processes(&word).first().map(|(pid, _)| *pid)).await
 }
 
+fn config(server: &Path, more: &str) -> String {
+    let server = server.display();
+    format!(
+        "interval_ms = 200\n[[deployment]]\nname = \"chat\"\nmodel = \"{server}\"\nqueue_limit = 4000\n{more}"
+    )
+}
+
+async fn ready(node: &GpuNode) {
+    let up = async || (send(&node.agent, "GET", "/readyz", "").status == 200).then_some(());
+    wait_for("the server is ready", up).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_started_again_when_its_memory_on_the_gpu_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = u64::from(std::process::id()) << 26;
+    let server = scripted(folder.path(), "server", &["--crash-at", &mark.to_string()]);
+    let mut node = GpuNode::start(&config(&server, ""), &card(&[]));
+    ready(&node).await;
+    let first = server_that_ends_at(mark).await;
+    node.change(&card(&[(first, 50)]));
+    node.frame("it is on the card", |frame| frame.gpus.iter().any(|gpu| !gpu.processes.is_empty())).await;
+    kill(Pid::from_raw(first as i32), Signal::SIGKILL).unwrap();
+    // It would be started again within a second.
+    let mut frames = 0;
+    node.frame("two seconds have passed", |_| {
+        frames += 1;
+        frames > 10
+    })
+    .await;
+    assert_eq!(processes(&format!("--crash-at {mark}")), [], "the driver has not given its memory back");
+    node.change(&card(&[]));
+    let second = server_that_ends_at(mark).await;
+    assert_ne!(first, second);
+    ready(&node).await;
+    node.agent.terminate();
+    assert!(node.agent.wait().0.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_that_spends_more_on_a_token_is_taken_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -34,15 +77,10 @@ async fn a_candidate_that_spends_more_on_a_token_is_taken_back() {
         scripted(folder.path(), name, &["--words", "10", "--crash-at", &crash_at.to_string()])
     };
     let (stable, candidate) = (server("stable", of_stable), server("candidate", of_candidate));
-    let config = format!(
-        "interval_ms = 200\n[[deployment]]\nname = \"chat\"\nmodel = \"{}\"\nqueue_limit = 4000\n\
-         rollout = {{ judge = {{ energy_per_token_p50 = 0.2 }} }}\n",
-        stable.display()
-    );
-    let mut node = GpuNode::start(&config, &card(&[]));
+    let judge = "rollout = { judge = { energy_per_token_p50 = 0.2 } }\n";
+    let mut node = GpuNode::start(&config(&stable, judge), &card(&[]));
     let agent = &node.agent;
-    let up = async || (send(agent, "GET", "/readyz", "").status == 200).then_some(());
-    wait_for("the server is ready", up).await;
+    ready(&node).await;
     let load = Load::start(LoadPlan {
         server: format!("http://{}", agent.http()),
         model: "chat".into(),
