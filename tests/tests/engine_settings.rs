@@ -66,6 +66,8 @@ async fn settings_are_deployed_for_what_serves_and_taken_back() {
     let (number, third) = serving(&agent);
     assert_eq!((number, &third["engine"]), (3, &second["engine"]));
     assert_ne!(third["engine_digest"], second["engine_digest"]);
+    let audit = words(&agent.llmdeck(&["audit", "list"]));
+    assert!(audit.contains("configure") && audit.contains("assistant@3"), "{audit}");
     agent.kill();
     agent.restart();
     agent.ready().await;

@@ -97,7 +97,8 @@ impl Controller {
         };
         let now = Configured { model: configured.to_owned(), engine_json: resolved("")?.settings_json };
         let followed = self.store.configured(name)?.filter(|followed| followed.model == now.model);
-        let promised = match (&followed, self.store.deployment(name)?) {
+        let before = self.store.deployment(name)?;
+        let promised = match (&followed, &before) {
             (Some(_), Some(row)) => self.store.revision(name, row.stable_revision)?,
             _ => None,
         };
@@ -121,6 +122,12 @@ impl Controller {
                 NewRevision { engine, ..new }
             }
         };
+        if before.is_some() {
+            let subject = format!("{name}@{}", self.store.next_revision_number(name)?);
+            let outcome = format!("accepted: {} serves from this start on", new.title());
+            let reason = "the configuration says otherwise than at the last start";
+            self.record(&Operator::agent(), "configure", &subject, reason, &outcome).await?;
+        }
         let spec = self.new_revision(deployment, new)?;
         self.store.promise(name, spec.number)?;
         self.store.set_configured(name, &now)?;
