@@ -108,14 +108,14 @@ async fn a_trainer_is_held_to_its_share_of_the_gpu_and_ended_where_it_takes_too_
 async fn a_trainer_waits_for_users_and_is_ended_where_it_takes_too_much_of_the_nodes_memory() {
     let agent = AgentProcess::start(&with_trainer("memory_mib = 200\nmax_ttft_p95_ms = 0.001\n"));
     agent.ready().await;
-    let job = begin_finetune(&agent, "missing-skill", &["--outside", "--seed", "1"]);
+    let job = begin_finetune(&agent, "missing-skill", &["--outside", "--seed", "4"]);
     wait_for("its last step", async || step_of(&agent, &job).await.1.filter(|step| *step == 3)).await;
     let body =
         json!({ "model": "assistant", "max_tokens": 1, "messages": [{ "role": "user", "content": "Hi" }] });
     for _ in 0..25 {
         assert_eq!(send(&agent, "POST", "/v1/chat/completions", &body.to_string()).status, 200);
     }
-    wait_for("it is held for users", async || (stopped(&job) == 2).then_some(())).await;
+    wait_for("it is held for users", async || (stopped(&job) == 1).then_some(())).await;
     wait_for("it goes on slowly", async || (stopped(&job) == 0).then_some(())).await;
     let log = log_of(&agent, &job);
     assert!(log.contains("held: TTFT p95 is") && log.contains("allowed 0"), "{log}");

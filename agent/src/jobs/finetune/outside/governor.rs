@@ -12,8 +12,8 @@ use super::super::users::{LEAST_TOLD, LOOK_EVERY, MOST_HELD, Users};
 use super::gpu_time::GpuTime;
 use super::processes::{Processes, memory_bytes};
 
-/// Frames without a word of the trainer from any GPU, after which that is said.
-const MOST_UNSEEN: u32 = 10;
+/// Time without a word of the trainer from any GPU after which that is said; it reads a model first.
+const MOST_UNSEEN: Duration = Duration::from_secs(120);
 
 /// Why a trainer stands still.
 #[derive(Clone, Copy, PartialEq)]
@@ -34,7 +34,8 @@ pub(super) struct Governor<'a> {
     users_looked: Instant,
     held_for_users: Duration,
     held_to_share: Duration,
-    unseen_frames: u32,
+    /// How long no GPU has named it; `None` when that was said.
+    unseen: Option<Duration>,
 }
 
 impl<'a> Governor<'a> {
@@ -55,7 +56,7 @@ impl<'a> Governor<'a> {
             users_looked: Instant::now(),
             held_for_users: Duration::ZERO,
             held_to_share: Duration::ZERO,
-            unseen_frames: 0,
+            unseen: limits_gpus(config).then_some(Duration::ZERO),
         }
     }
 
@@ -68,11 +69,11 @@ impl<'a> Governor<'a> {
     /// # Errors
     /// That it took more memory than it may, with the remedy.
     pub(super) fn count(&mut self, frame: &Frame) -> Result<(), String> {
-        let (config, limits_gpus) =
-            (self.config, self.gpu_time.is_some() || self.config.gpu_memory_mib.is_some());
-        if config.memory_mib.is_none() && !limits_gpus {
+        let config = self.config;
+        if config.memory_mib.is_none() && !limits_gpus(config) {
             return Ok(());
         }
+        let interval = Duration::from_millis(frame.interval_ms.into());
         let processes = self.processes.list();
         if let Some(most) = config.memory_mib {
             let used = memory_bytes(&processes).div_ceil(1 << 20);
@@ -86,11 +87,12 @@ impl<'a> Governor<'a> {
                 within(used.memory_mib, most, &format!("GPU {}'s memory", gpu.index), "gpu_memory_mib")?;
             }
             if let Some(time) = &mut self.gpu_time {
-                time.count(gpu.index, used.time, f64::from(frame.interval_ms) / 1_000.0);
+                time.count(gpu.index, used.time, interval.as_secs_f64());
             }
         }
-        self.unseen_frames = if seen || !limits_gpus { 0 } else { self.unseen_frames.saturating_add(1) };
-        if self.unseen_frames == MOST_UNSEEN {
+        let unseen = self.unseen.map(|unseen| if seen { Duration::ZERO } else { unseen + interval });
+        self.unseen = unseen.filter(|unseen| *unseen < MOST_UNSEEN);
+        if self.unseen != unseen {
             self.job.log(
                 "no GPU names the trainer among its processes: it does not compute there, or the agent is in a container of its \
                  own; gpu_share and gpu_memory_mib cannot be held to",
@@ -175,6 +177,10 @@ impl<'a> Governor<'a> {
         }
         words
     }
+}
+
+fn limits_gpus(config: &FinetuneConfig) -> bool {
+    config.gpu_share.is_some() || config.gpu_memory_mib.is_some()
 }
 
 /// What a trainer uses of a card.
