@@ -141,6 +141,21 @@ impl AgentProcess {
         let client = self.client("assistant");
         wait_for("an answer", async || client.ask("compute 52 + 28").await.ok()).await.revision.unwrap()
     }
+
+    /// Those that it ran, which a kill leaves behind.
+    fn end_servers(&self) {
+        let Ok(data) = std::fs::canonicalize(self.folder.path().join("data")) else { return };
+        let mark = format!("LLMDECK_AGENT_DATA={}", data.display());
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+            let environment = std::fs::read(entry.path().join("environ")).ok()?;
+            let is_its = environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes());
+            entry.file_name().to_str()?.parse().ok().filter(|_| is_its).map(Pid::from_raw)
+        });
+        for pid in pids {
+            // Gone already is as good.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
 }
 
 impl Drop for AgentProcess {
@@ -148,6 +163,7 @@ impl Drop for AgentProcess {
         // Gone already is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.end_servers();
     }
 }
 
