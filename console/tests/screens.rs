@@ -455,4 +455,18 @@ fn a_training_from_the_key_to_its_scores() {
     insta::assert_snapshot!("trained_120x30", screen(&app, &model, (120, 30), false));
     let ascii = screen(&app, &model, (80, 24), true);
     assert!(ascii.is_ascii(), "{ascii}");
+
+    // The remedy is at the end of what it says.
+    let mut failed = training(false);
+    failed.job.iter_mut().for_each(|job| {
+        job.state = "failed".into();
+        job.detail = "the trainer took 1024 MiB of GPU 0's memory, and gpu_memory_mib of [finetune] allows 1000; it was ended: lower what \
+                      it computes at once, or raise gpu_memory_mib"
+            .into();
+    });
+    failed.ended_unix_ms = Some(START_UNIX_MS + 52_000);
+    let told = Answer::Job { key: key.clone(), report: Ok(Box::new(failed)) };
+    update(&mut app, &model, AppEvent::Answer(told));
+    let text = screen(&app, &model, (80, 24), false);
+    assert!(text.contains("Why it failed") && text.contains("   raise gpu_memory_mib"), "{text}");
 }

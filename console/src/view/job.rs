@@ -43,7 +43,7 @@ pub(super) fn draw(view: &View<'_>, key: &JobKey, area: Rect, buffer: &mut Buffe
     let mut pen = Pen { theme: view.theme, area, buffer };
     let Some(open) = view.app.jobs.open.as_ref().filter(|open| open.key == *key) else { return };
     head(view, open, &mut pen);
-    let lines = lines(open);
+    let lines: Vec<Line> = why(open, area.width).into_iter().chain(lines(open)).collect();
     let room = usize::from(area.height.saturating_sub(3));
     let from = view.app.scroll.min(lines.len().saturating_sub(room));
     for (y, line) in (3..).zip(lines.into_iter().skip(from).take(room)) {
@@ -78,6 +78,26 @@ fn head(view: &View<'_>, open: &OpenJob, pen: &mut Pen<'_>) {
         Some(error) => pen.put(x, 1, error, Tone::Bad),
         None => pen.put(x, 1, &job.detail, Tone::Plain),
     };
+}
+
+/// How it ended, whole, where the head has no room for it: the remedy comes last.
+fn why(open: &OpenJob, columns: u16) -> Vec<Line> {
+    let room = usize::from(columns.saturating_sub(2 * LABEL));
+    let Some(job) = open.report.job.as_ref().filter(|job| job.state == "failed") else { return Vec::new() };
+    if job.detail.chars().count() <= room {
+        return Vec::new();
+    }
+    let mut lines = vec![String::new()];
+    for word in job.detail.split(' ') {
+        let last = lines.last_mut().filter(|line| line.chars().count() + 1 + word.chars().count() <= room);
+        match last {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => *line = format!("{line} {word}"),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    let text = lines.into_iter().map(|line| Line::Text(line, Tone::Bad));
+    std::iter::once(Line::Rule("Why it failed".into())).chain(text).chain([Line::Blank]).collect()
 }
 
 fn lines(open: &OpenJob) -> Vec<Line> {
