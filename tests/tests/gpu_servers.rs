@@ -77,7 +77,7 @@ async fn a_candidate_that_spends_more_on_a_token_is_taken_back() {
         scripted(folder.path(), name, &["--words", "10", "--crash-at", &crash_at.to_string()])
     };
     let (stable, candidate) = (server("stable", of_stable), server("candidate", of_candidate));
-    let judge = "rollout = { judge = { energy_per_token_p50 = 0.2 } }\n";
+    let judge = "rollout = { judge = { energy_per_token = 0.2 } }\n";
     let mut node = GpuNode::start(&config(&stable, judge), &card(&[]));
     let agent = &node.agent;
     ready(&node).await;
@@ -110,9 +110,9 @@ async fn a_candidate_that_spends_more_on_a_token_is_taken_back() {
     })
     .await;
     assert_eq!(rollout.state(), State::RolledBack, "{}", rollout.detail);
-    assert!(rollout.detail.contains("energy_per_token_p50 is +"), "{}", rollout.detail);
+    assert!(rollout.detail.contains("energy_per_token is +"), "{}", rollout.detail);
     let findings = &rollout.assessment.as_ref().unwrap().findings;
-    let energy = findings.iter().find(|finding| finding.metric == "energy_per_token_p50").unwrap();
+    let energy = findings.iter().find(|finding| finding.metric == "energy_per_token").unwrap();
     let (stable, candidate) = (energy.stable.unwrap(), energy.candidate.unwrap());
     assert!((1.3..3.0).contains(&(candidate / stable)), "{stable} and {candidate} microjoules a token");
     assert_eq!(load.stop().await.failed, 0);

@@ -37,7 +37,7 @@ pub enum Metric {
     /// Tokens of the answer.
     OutputTokensP50,
     /// Measured energy put down to a revision, by the token that it generated.
-    EnergyPerTokenP50,
+    EnergyPerToken,
 }
 
 /// How a metric is measured and which way is better.
@@ -79,7 +79,7 @@ impl Metric {
         Self::E2eP95,
         Self::E2eP99,
         Self::OutputTokensP50,
-        Self::EnergyPerTokenP50,
+        Self::EnergyPerToken,
     ];
 
     /// As configuration, wire and screen have it.
@@ -100,7 +100,7 @@ impl Metric {
             Self::E2eP95 => "e2e_p95",
             Self::E2eP99 => "e2e_p99",
             Self::OutputTokensP50 => "output_tokens_p50",
-            Self::EnergyPerTokenP50 => "energy_per_token_p50",
+            Self::EnergyPerToken => "energy_per_token",
         }
     }
 
@@ -134,7 +134,7 @@ impl Metric {
             Self::E2eP95 => Measure::Quantile(Timed::E2e, 0.95),
             Self::E2eP99 => Measure::Quantile(Timed::E2e, 0.99),
             Self::OutputTokensP50 => Measure::Quantile(Timed::OutputTokens, 0.50),
-            Self::EnergyPerTokenP50 => Measure::Quantile(Timed::EnergyPerToken, 0.50),
+            Self::EnergyPerToken => Measure::Quantile(Timed::EnergyPerToken, 0.50),
         }
     }
 }
