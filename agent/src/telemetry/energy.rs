@@ -29,7 +29,7 @@ const MS_PER_HOUR: f64 = 3.6e6;
 const MICROS: f64 = 1e6;
 
 /// Puts the interval's measured energy down to revisions, and to their deployments with the cost that follows from the prices. Energy of
-/// the CPU goes by the CPU time that each took, that of a GPU by the time that its processes computed there, where the driver tells; what
+/// the CPU goes by the CPU time of those that had requests, that of a GPU by the time that its processes computed there, where the driver tells; what
 /// cannot be told so goes by generated tokens. Without any of these in the interval nobody is charged; without a measurement the energy is
 /// absent, and only the node's price counts. `groups` are the processes of each deployment's revisions.
 pub fn attribute_energy(frame: &mut Frame, groups: &[Vec<(u32, Pid)>], prices: Option<&Prices>) {
@@ -81,7 +81,9 @@ impl Shares {
             for revision in &deployment.revisions {
                 let counters = revision.counters.unwrap_or_default();
                 shares.tokens.push(counters.tokens_out as f64);
-                shares.cpu_us.push(counters.cpu_us as f64);
+                // A server that nobody asks polls, too.
+                let works = counters.tokens_out > 0 || revision.in_flight > 0;
+                shares.cpu_us.push(if works { counters.cpu_us as f64 } else { 0.0 });
                 let own =
                     groups.get(index).into_iter().flatten().find(|(number, _)| *number == revision.number);
                 shares.groups.push(own.map(|(_, group)| *group));
@@ -184,5 +186,14 @@ mod tests {
         assert_eq!(of_revisions(&[vec![(2, group)]]), (Some(75), Some(775), Some(850)));
         // Where nobody is known to have computed there, tokens say.
         assert_eq!(of_revisions(&[]), (Some(575), Some(525), Some(1_100)));
+        frame.gpus.clear();
+        for revision in &mut frame.deployments[0].revisions {
+            revision.counters.as_mut().unwrap().tokens_out = 0;
+        }
+        attribute_energy(&mut frame, &[], None);
+        assert_eq!(frame.deployments[0].energy_mj, Some(0), "polling for requests is nobody's");
+        frame.deployments[0].revisions[1].in_flight = 1;
+        attribute_energy(&mut frame, &[], None);
+        assert_eq!(frame.deployments[0].revisions[1].energy_mj, Some(100), "reading a prompt is");
     }
 }
