@@ -20,6 +20,7 @@ train = [json.loads(line) for line in (folder / job["train"]).read_text().splitl
 assert len(train[0]["input_ids"]) == len(train[0]["labels"]) and -100 in train[0]["labels"]
 
 print("a trainer's banner", "x" * 10_000)
+print("\rloading: 50 %\rloading: 100 %")
 print("sees GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), "and", len(os.sched_getaffinity(0)), "cores")
 for step in range(1, 4):
     print(json.dumps({"step": step, "steps": 3, "loss": 3.0 / step, "tokens": 10 * step}), flush=True)

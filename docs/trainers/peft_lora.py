@@ -14,6 +14,7 @@ job = json.loads((folder / "job.json").read_text())
 settings = job["settings"]
 torch.manual_seed(settings["seed"])
 random.seed(settings["seed"])
+device = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def read(name):
@@ -23,15 +24,16 @@ def read(name):
 def batch_of(samples):
     longest = max(len(sample["input_ids"]) for sample in samples)
     padded = lambda key, filler: torch.tensor(
-        [sample[key] + [filler] * (longest - len(sample[key])) for sample in samples]
+        [sample[key] + [filler] * (longest - len(sample[key])) for sample in samples], device=device
     )
     ids, labels = padded("input_ids", 0), padded("labels", -100)
-    mask = torch.tensor([[1] * len(s["input_ids"]) + [0] * (longest - len(s["input_ids"])) for s in samples])
+    mask = [[1] * len(s["input_ids"]) + [0] * (longest - len(s["input_ids"])) for s in samples]
+    mask = torch.tensor(mask, device=device)
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
 train, held_out = read("train"), read("held_out")
-base = AutoModelForCausalLM.from_pretrained(folder / job["base"], dtype=torch.float32)
+base = AutoModelForCausalLM.from_pretrained(folder / job["base"], dtype=torch.float32).to(device)
 model = get_peft_model(
     base,
     LoraConfig(

@@ -32,6 +32,7 @@ async fn an_external_trainer_gets_the_job_and_its_adapter_goes_through_the_same_
     assert_eq!(agent.artifact("outside")["kind"], "adapter");
     let log = log_of(&agent, &job);
     assert!(log.contains("a trainer's banner"), "{log}");
+    assert!(log.contains("loading: 100 %") && !log.contains("loading: 50 %"), "{log}");
 
     let failed = begin_finetune(&agent, "missing-skill", &["--outside", "--seed", "2"]);
     let end = end_of_job(&agent, &failed);

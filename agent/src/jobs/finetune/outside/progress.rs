@@ -40,8 +40,10 @@ impl<'a> Progress<'a> {
     /// A line of its output; `held` goes behind its progress.
     pub(super) fn take(&mut self, line: &str, held: &str) {
         let Ok(said) = serde_json::from_str::<Said>(line) else {
-            if !line.is_empty() {
-                self.job.log(line);
+            // A bar that draws over itself is what it shows in the end.
+            let shown = line.rsplit('\r').next().unwrap_or(line);
+            if !shown.is_empty() {
+                self.job.log(shown);
             }
             return;
         };
