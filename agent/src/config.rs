@@ -5,11 +5,12 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use llmdeck_engine::Pool;
+use llmdeck_engine::device::Device;
 use llmdeck_engine::engine::EngineOptions;
 use serde::Deserialize;
 
 use crate::jobs::FinetuneConfig;
-use crate::placement::{EngineSettings, Guessing, LoadSettings, free_bytes};
+use crate::placement::{CacheNumbers, EngineSettings, Guessing, LoadSettings, free_bytes};
 use crate::rollout::RolloutConfig;
 use crate::security::access::Grant;
 use crate::security::tls::TlsConfig;
@@ -120,6 +121,12 @@ pub struct DeploymentConfig {
     /// Whether its engine guesses tokens ahead.
     #[serde(default)]
     pub speculation: Guessing,
+    /// How its engines store keys and values.
+    #[serde(default)]
+    pub cache_format: CacheNumbers,
+    /// Where its models compute: `cpu`, `cuda` or `cuda:N`.
+    #[serde(default)]
+    pub device: Device,
     /// Tokens of an answer whose request does not say.
     #[serde(default = "defaults::default_max_tokens")]
     pub default_max_tokens: usize,
@@ -308,6 +315,8 @@ impl DeploymentConfig {
             cache_bytes: self.cache_bytes,
             max_step_tokens: self.max_step_tokens.unwrap_or(EngineOptions::default().max_step_tokens),
             speculation: self.speculation.into(),
+            cache_format: self.cache_format.into(),
+            device: self.device,
             // Golden prompts and warm-ups come on top of what admission lets through.
             max_waiting: self.max_concurrent + 64,
         };

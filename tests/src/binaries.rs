@@ -31,7 +31,7 @@ pub fn binaries() -> &'static Binaries {
         let profile_folder = if folder.ends_with("deps") { folder.parent().unwrap() } else { folder };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--workspace", "--all-features", "--lib"]);
+        build.args(["build", "--quiet", "--workspace", "--features", "demo,instructions", "--lib"]);
         for name in ["llmdeck-agent", "llmdeck", "panic-in-terminal", "scripted-server"] {
             build.args(["--bin", name]);
         }

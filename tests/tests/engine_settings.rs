@@ -30,6 +30,13 @@ async fn settings_are_deployed_for_what_serves_and_taken_back() {
     assert!(first["engine"] == "" && first["engine_digest"].as_str().unwrap().len() == 64, "{first}");
     assert_eq!(long_request(&agent), 200);
 
+    let refused = agent.llmdeck(&["deploy", "assistant", "--engine", "device=cuda", "--yes"]);
+    assert!(
+        words(&refused).contains("cuda:0 is asked for, and this program was built without CUDA"),
+        "{}",
+        words(&refused)
+    );
+
     let asked = ["deploy", "assistant", "--engine", "context_tokens=64", "--engine", "speculation=off"];
     let plan = words(&agent.llmdeck(&[&asked[..], &["--dry-run"]].concat()));
     assert!(plan.contains("with context_tokens 64, now automatic"), "{plan}");

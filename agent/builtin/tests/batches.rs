@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use llmdeck_builtin::assets::MODELS;
 use llmdeck_engine::Pool;
-use llmdeck_engine::engine::{Engine, EngineOptions, Speculation};
+use llmdeck_engine::engine::{CacheFormat, Engine, EngineOptions, Speculation};
+use llmdeck_engine::footprint::block_bytes;
 use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
 use llmdeck_engine::model::Model;
 use llmdeck_engine::sampling::SamplingOptions;
@@ -69,9 +70,10 @@ fn sampling(request: &Request) -> SamplingOptions {
 }
 
 /// One token after another, alone, with nothing that an engine does.
-fn alone(request: &Request) -> Vec<u32> {
+fn alone(request: &Request, format: CacheFormat) -> Vec<u32> {
     let model = model();
-    let mut session = Session::new(&model, request.prompt.len() + request.max_tokens).unwrap();
+    let capacity = request.prompt.len() + request.max_tokens;
+    let mut session = Session::with_cache(&model, format, capacity).unwrap();
     let mut sampler = llmdeck_engine::sampling::Sampler::new(sampling(request), &request.prompt);
     let (mut next, mut answer) = (request.prompt.clone(), Vec::new());
     while answer.len() < request.max_tokens {
@@ -132,19 +134,19 @@ proptest! {
     fn an_answer_is_the_same_alone_and_in_any_company(
         requests in prop::collection::vec(request(), 1..14), max_sequences in 1usize..9, step_tokens in 4usize..64,
         columns in 12u64..60, speculation in prop::sample::select(vec![Speculation::Always, Speculation::Off]),
+        cache_format in prop::sample::select(vec![CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8]),
     ) {
         let model = model();
         let description = model.decoder.description();
-        let per_column = description.layers as u64
-            * llmdeck_kernels::attention::KeyValueStore::block_bytes(description.kv_heads, description.head_dim);
         let options = EngineOptions {
-            max_sequences, max_step_tokens: step_tokens, cache_bytes: Some(columns * per_column), speculation,
-            ..EngineOptions::default()
+            max_sequences, max_step_tokens: step_tokens, speculation, cache_format, ..EngineOptions::default()
         };
+        let per_column = description.layers as u64 * block_bytes(description, &options);
+        let options = EngineOptions { cache_bytes: Some(columns * per_column), ..options };
         let engine = Engine::start("batches", Arc::clone(&model), options).unwrap();
         let asked: Vec<_> = requests.iter().map(|request| submit(&engine, request)).collect();
         for (request, events) in requests.iter().zip(&asked) {
-            let mut expected = alone(request);
+            let mut expected = alone(request, cache_format);
             expected.truncate(request.leaves_after.unwrap_or(usize::MAX));
             prop_assert_eq!(tokens(events), expected, "{:?}", request);
         }
@@ -180,8 +182,7 @@ fn a_prompt_seen_before_is_not_computed_again() {
 fn when_the_cache_is_too_small_for_all_the_last_is_put_off_and_still_answers() {
     let model = model();
     let description = model.decoder.description();
-    let per_column = description.layers as u64
-        * llmdeck_kernels::attention::KeyValueStore::block_bytes(description.kv_heads, description.head_dim);
+    let per_column = description.layers as u64 * block_bytes(description, &EngineOptions::default());
     let options = EngineOptions { cache_bytes: Some(16 * per_column), ..EngineOptions::default() };
     let engine = Engine::start("small", Arc::clone(&model), options).unwrap();
     let request = |first: u32| Request {
@@ -196,7 +197,7 @@ fn when_the_cache_is_too_small_for_all_the_last_is_put_off_and_still_answers() {
     let asked: Vec<Request> = [30, 130].map(request).into();
     let events: Vec<_> = asked.iter().map(|request| submit(&engine, request)).collect();
     for (request, events) in asked.iter().zip(&events) {
-        assert_eq!(tokens(events), alone(request));
+        assert_eq!(tokens(events), alone(request, CacheFormat::F16));
     }
     assert!(engine.readings().put_off > 0, "{:?}", engine.readings());
 }

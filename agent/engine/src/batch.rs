@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use llmdeck_kernels::attention::KeyValueStore;
+use llmdeck_kernels::attention::CacheFormat;
 
-use crate::blocks::{BlockPool, OutOfBlocks, SequenceBlocks};
+use crate::EngineError;
+use crate::blocks::{BlockPool, SequenceBlocks};
 use crate::decoder::Chunk;
+use crate::executor::Executor;
 use crate::model::Model;
 use crate::scratch::Scratch;
 
@@ -13,24 +15,23 @@ use crate::scratch::Scratch;
 pub struct Batch {
     model: Arc<Model>,
     pool: BlockPool,
-    store: KeyValueStore,
+    executor: Executor,
     sequences: Vec<SequenceBlocks>,
-    scratch: Scratch,
 }
 
 impl Batch {
     /// Room for `sequences` of `tokens` each.
     ///
     /// # Errors
-    /// When the system has not so much memory.
-    pub fn new(model: &Arc<Model>, sequences: usize, tokens: usize) -> std::io::Result<Self> {
+    /// When memory does not suffice.
+    pub fn new(model: &Arc<Model>, sequences: usize, tokens: usize) -> Result<Self, EngineError> {
+        let format = CacheFormat::F16;
         let windows = model.decoder.description().windows();
         let blocks = sequences * BlockPool::most_for(&windows, tokens, tokens);
         Ok(Self {
-            store: model.decoder.store(blocks)?,
+            executor: Executor::new(model, format, blocks, Scratch::default())?,
             pool: BlockPool::new(blocks, windows),
             sequences: (0..sequences).map(|_| SequenceBlocks::default()).collect(),
-            scratch: Scratch::default(),
             model: Arc::clone(model),
         })
     }
@@ -42,11 +43,11 @@ impl Batch {
         self.sequences.iter_mut().for_each(|sequence| *sequence = SequenceBlocks::default());
     }
 
-    /// Runs these tokens of each sequence, and computes the logits of each one's last.
+    /// Runs these tokens of each sequence; logits of each one's last, `[sequences, vocabulary]`.
     ///
     /// # Errors
-    /// When the room is used up.
-    pub fn step(&mut self, tokens: &[Vec<u32>]) -> Result<(), OutOfBlocks> {
+    /// When the room is used up, or a GPU fails.
+    pub fn step(&mut self, tokens: &[Vec<u32>]) -> Result<&mut [f32], EngineError> {
         for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {
             self.pool.grow(blocks, tokens.len())?;
         }
@@ -56,10 +57,10 @@ impl Batch {
             .zip(tokens)
             .map(|(blocks, tokens)| Chunk { tokens, blocks, logit_rows: 1, adapter: None })
             .collect();
-        self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);
+        let logits = self.executor.forward(&chunks)?;
         for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {
             self.pool.advance(blocks, tokens);
         }
-        Ok(())
+        Ok(logits)
     }
 }

@@ -76,7 +76,8 @@ impl SequenceBlocks {
 }
 
 /// Not enough blocks are free, and no prefix is left to forget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the room for keys and values is used up")]
 pub struct OutOfBlocks;
 
 impl BlockPool {

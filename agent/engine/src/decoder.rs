@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use llmdeck_kernels::attention::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, Span, attend};
+use llmdeck_kernels::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span, attend};
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
@@ -151,8 +151,8 @@ impl Decoder {
     ///
     /// # Errors
     /// When the system has not so much memory.
-    pub fn store(&self, blocks: usize) -> std::io::Result<KeyValueStore> {
-        KeyValueStore::new(blocks, self.description.kv_heads, self.description.head_dim)
+    pub fn store(&self, format: CacheFormat, blocks: usize) -> std::io::Result<KeyValueStore> {
+        KeyValueStore::new(format, blocks, self.description.kv_heads, self.description.head_dim)
     }
 
     /// Runs one step: stores keys and values of every token, and returns logits, `[Σ logit_rows, vocabulary]`, chunk by
@@ -163,8 +163,6 @@ impl Decoder {
         chunks: &[Chunk<'_>],
         scratch: &'a mut Scratch,
     ) -> &'a mut [f32] {
-        let description = &self.description;
-        let width = description.width;
         let places: Vec<Place> = chunks
             .iter()
             .enumerate()
@@ -173,16 +171,9 @@ impl Decoder {
                 (first..first + of.tokens.len()).map(move |position| Place { chunk, position })
             })
             .collect();
-        let count = places.len();
-        scratch.hidden.resize(count * width, 0.0);
-        let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
-        for (row, token) in scratch.hidden.chunks_exact_mut(width).zip(tokens) {
-            self.embedding.row(*token as usize, row);
-            if description.embedding_scale != 1.0 {
-                scale(row, description.embedding_scale as f32);
-            }
-        }
-        let angles = self.angles(&places, &mut scratch.rotations);
+        self.embed(chunks, &mut scratch.hidden);
+        let positions = places.iter().map(|place| place.position);
+        let angles = self.angles(positions, &mut scratch.rotations);
         let step = Step { chunks, places: &places, adapted: adapted(chunks) };
         let mut rotations = std::mem::take(&mut scratch.rotations);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -194,13 +185,30 @@ impl Decoder {
         self.logits(chunks, scratch)
     }
 
+    /// The embeddings of all tokens, `[rows, width]`.
+    pub(crate) fn embed(&self, chunks: &[Chunk<'_>], hidden: &mut Vec<f32>) {
+        let (width, factor) = (self.description.width, self.description.embedding_scale);
+        let tokens = || chunks.iter().flat_map(|chunk| chunk.tokens);
+        hidden.resize(tokens().count() * width, 0.0);
+        for (row, token) in hidden.chunks_exact_mut(width).zip(tokens()) {
+            self.embedding.row(*token as usize, row);
+            if factor != 1.0 {
+                scale(row, factor as f32);
+            }
+        }
+    }
+
     /// Cosines and sines of every row, `[rows, 2, head_dim / 2]`, of the global layers and then of the local ones;
     /// returns where the latter begin.
-    fn angles(&self, places: &[Place], rotations: &mut Vec<f32>) -> usize {
+    pub(crate) fn angles(
+        &self,
+        positions: impl Iterator<Item = usize> + Clone,
+        rotations: &mut Vec<f32>,
+    ) -> usize {
         rotations.clear();
         let mut write = |frequencies: &[f32]| {
-            for place in places {
-                let angle = |frequency: &f32| place.position as f32 * frequency;
+            for position in positions.clone() {
+                let angle = |frequency: &f32| position as f32 * frequency;
                 rotations.extend(frequencies.iter().map(|frequency| angle(frequency).cos()));
                 rotations.extend(frequencies.iter().map(|frequency| angle(frequency).sin()));
             }
@@ -241,7 +249,8 @@ struct Step<'a> {
     adapted: Adapted<'a>,
 }
 
-fn adapted<'a>(chunks: &[Chunk<'a>]) -> Adapted<'a> {
+/// The rows of a step that run with adapters.
+pub(crate) fn adapted<'a>(chunks: &[Chunk<'a>]) -> Adapted<'a> {
     let mut end = 0;
     let spans = chunks.iter().filter_map(|chunk| {
         let begin = end;

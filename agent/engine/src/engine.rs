@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use llmdeck_kernels::attention::KeyValueStore;
+pub use llmdeck_kernels::attention::CacheFormat;
 
 use crate::EngineError;
 use crate::blocks::BlockPool;
 use crate::decoder::Chunk;
+use crate::device::Device;
+use crate::executor::Executor;
 use crate::footprint::{block_bytes, cache_blocks, context_tokens, max_logit_rows, max_step_tokens};
 use crate::generation::{EventSink, GenerationRequest};
 use crate::model::Model;
@@ -42,6 +44,10 @@ pub struct EngineOptions {
     pub max_waiting: usize,
     /// Whether tokens are guessed ahead where that pays.
     pub speculation: Speculation,
+    /// How keys and values are stored; a GPU has 16-bit floats only.
+    pub cache_format: CacheFormat,
+    /// Where the model is to be loaded; an engine computes where it was.
+    pub device: Device,
 }
 
 /// Whether tokens are guessed ahead. Answers are the same either way.
@@ -65,6 +71,8 @@ impl Default for EngineOptions {
             cache_bytes: None,
             max_waiting: 1024,
             speculation: Speculation::Measured,
+            cache_format: CacheFormat::F16,
+            device: Device::Cpu,
         }
     }
 }
@@ -131,8 +139,9 @@ impl Engine {
     /// Starts the compute thread.
     ///
     /// # Errors
-    /// When the system has no thread left, or not the memory for the cache.
-    pub fn start(name: &str, model: Arc<Model>, options: EngineOptions) -> std::io::Result<Self> {
+    /// When the system has no thread left, or memory does not suffice for the cache.
+    pub fn start(name: &str, model: Arc<Model>, options: EngineOptions) -> Result<Self, EngineError> {
+        let options = EngineOptions { device: model.device, ..options };
         let (submissions, receiver) = sync_channel(options.max_waiting.max(1));
         let gauges = Arc::new(Gauges::default());
         let description = model.decoder.description();
@@ -145,8 +154,8 @@ impl Engine {
         };
         let blocks = cache_blocks(description, &options);
         // Before anything else is as large as the settings say.
-        let store = model.decoder.store(blocks)?;
         let scratch = Scratch::with_room(description, limits.max_step_tokens, max_logit_rows(&options))?;
+        let executor = Executor::new(&model, options.cache_format, blocks, scratch)?;
         let worker = Worker {
             limits,
             options,
@@ -154,8 +163,7 @@ impl Engine {
             waiting: VecDeque::new(),
             running: Vec::new(),
             blocks: BlockPool::new(blocks, windows),
-            store,
-            scratch,
+            executor,
             payoff: Payoff::default(),
             served: HashMap::new(),
             steps: 0,
@@ -201,7 +209,7 @@ impl Engine {
 
     fn cache_total_bytes(&self) -> u64 {
         let description = self.model.decoder.description();
-        cache_blocks(description, &self.options) as u64 * block_bytes(description)
+        cache_blocks(description, &self.options) as u64 * block_bytes(description, &self.options)
     }
 
     /// How it stands.
@@ -243,8 +251,7 @@ struct Worker {
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     blocks: BlockPool,
-    store: KeyValueStore,
-    scratch: Scratch,
+    executor: Executor,
     payoff: Payoff,
     /// Tokens computed for each key.
     served: HashMap<u64, u64>,
@@ -404,8 +411,16 @@ impl Worker {
                 adapter: sequence.adapter(),
             })
             .collect();
-        let mut logits = self.model.decoder.forward(&mut self.store, &chunks, &mut self.scratch);
+        let computed = self.executor.forward(&chunks);
         drop(chunks);
+        let mut logits = match computed {
+            Ok(logits) => logits,
+            Err(error) => {
+                tracing::error!(%error, "a step failed; its requests are ended");
+                active.into_iter().for_each(|(sequence, ..)| sequence.fail(&error.to_string()));
+                return;
+            }
+        };
         let vocabulary = self.model.decoder.description().vocabulary;
         let mut sampling = Vec::with_capacity(active.len());
         for (sequence, fed, logit_rows) in active {
@@ -455,7 +470,7 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let block_bytes = block_bytes(self.model.decoder.description());
+        let block_bytes = block_bytes(self.model.decoder.description(), &self.options);
         let used = (self.blocks.total() - self.blocks.available()) as u64 * block_bytes;
         let remembered = self.blocks.reclaimable() as u64 * block_bytes;
         self.gauges.cache_used_bytes.store(used, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::blocks::OutOfBlocks;
+
 /// What can go wrong between a file on disk and a generated token.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -61,6 +63,15 @@ pub enum EngineError {
     /// The engine's thread has stopped.
     #[error("the engine has stopped; the agent's log says why")]
     Stopped,
+    /// A GPU cannot be used, has not the memory, or failed.
+    #[error("GPU: {0}")]
+    Gpu(String),
+    /// The room for keys and values is used up.
+    #[error(transparent)]
+    OutOfBlocks(#[from] OutOfBlocks),
+    /// The system has not the memory, or not the thread.
+    #[error("the system refused what the engine needs: {0}")]
+    System(#[from] std::io::Error),
     /// The tensor library refused an operation.
     #[error("compute: {0}")]
     Compute(#[from] candle_core::Error),

@@ -4,10 +4,12 @@ use std::fmt;
 use std::path::Path;
 
 use llmdeck_kernels::attention::KeyValueStore;
+use llmdeck_kernels::gpu;
 
 use crate::EngineError;
 use crate::blocks::BlockPool;
 use crate::description::DecoderDescription;
+use crate::device::Device;
 use crate::engine::EngineOptions;
 use crate::scratch::Scratch;
 use crate::source::Source;
@@ -55,7 +57,7 @@ impl Footprint {
         let of_one = BlockPool::most_for(&description.windows(), context_tokens, max_step_tokens(options));
         Self {
             weights_bytes,
-            cache_bytes: blocks as u64 * block_bytes(&description),
+            cache_bytes: blocks as u64 * block_bytes(&description, options),
             scratch_bytes: scratch_bytes(&description, options),
             context_tokens,
             sequences: blocks.checked_div(of_one).unwrap_or(0).min(options.max_sequences.max(1)),
@@ -64,9 +66,10 @@ impl Footprint {
         }
     }
 
-    /// All of it.
+    /// All of it that is the node's memory. A model on a GPU keeps its cache there, and a second copy of its weights.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes.saturating_add(self.cache_bytes).saturating_add(self.scratch_bytes)
+        let cache_bytes = if self.options.device == Device::Cpu { self.cache_bytes } else { 0 };
+        self.weights_bytes.saturating_add(cache_bytes).saturating_add(self.scratch_bytes)
     }
 
     /// The settings nearest to those asked for that fit into `bytes`: a smaller cache, or fewer requests at once where
@@ -79,7 +82,11 @@ impl Footprint {
         halved.into_iter().find_map(|max_sequences| {
             let options = EngineOptions { max_sequences, ..self.options };
             let fixed = self.weights_bytes.saturating_add(scratch_bytes(&self.description, &options));
-            let cache_bytes = bytes.checked_sub(fixed)?.min(self.cache_bytes) / MIB * MIB;
+            let left = bytes.checked_sub(fixed)?;
+            if options.device != Device::Cpu {
+                return Some((options, Self::new(self.description.clone(), self.weights_bytes, &options)));
+            }
+            let cache_bytes = left.min(self.cache_bytes) / MIB * MIB;
             let options = EngineOptions { cache_bytes: Some(cache_bytes), ..options };
             let fitting = Self::new(self.description.clone(), self.weights_bytes, &options);
             (fitting.context_tokens >= least).then_some((options, fitting))
@@ -90,16 +97,20 @@ impl Footprint {
 impl fmt::Display for Footprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes.div_ceil(MIB);
-        write!(
-            f,
-            "{} MiB (weights {}, cache {} for {} x {} tokens, scratch {})",
-            mib(self.total_bytes()),
-            mib(self.weights_bytes),
+        let (total, weights, scratch) =
+            (mib(self.total_bytes()), mib(self.weights_bytes), mib(self.scratch_bytes));
+        let cache = format!(
+            "cache {} for {} x {} tokens",
             mib(self.cache_bytes),
             self.sequences,
-            self.context_tokens,
-            mib(self.scratch_bytes),
-        )
+            self.context_tokens
+        );
+        match self.options.device {
+            Device::Cpu => write!(f, "{total} MiB (weights {weights}, {cache}, scratch {scratch})"),
+            gpu @ Device::Cuda(_) => {
+                write!(f, "{total} MiB (weights {weights}, scratch {scratch}; on {gpu}: weights, {cache})")
+            }
+        }
     }
 }
 
@@ -109,15 +120,20 @@ pub(crate) fn max_step_tokens(options: &EngineOptions) -> usize {
 }
 
 /// Bytes of a block of keys and values.
-pub(crate) fn block_bytes(description: &DecoderDescription) -> u64 {
-    KeyValueStore::block_bytes(description.kv_heads, description.head_dim).max(1)
+pub fn block_bytes(description: &DecoderDescription, options: &EngineOptions) -> u64 {
+    let (kv_heads, head_dim) = (description.kv_heads, description.head_dim);
+    let bytes = match options.device {
+        Device::Cpu => KeyValueStore::block_bytes(options.cache_format, kv_heads, head_dim),
+        Device::Cuda(_) => gpu::block_bytes(kv_heads, head_dim),
+    };
+    bytes.max(1)
 }
 
 /// Blocks of the cache: as many as the settings' bytes hold, or else as `max_sequences` of the full context need, up to
 /// a limit.
 pub(crate) fn cache_blocks(description: &DecoderDescription, options: &EngineOptions) -> usize {
     let bytes = options.cache_bytes.unwrap_or(MOST_DEFAULT_CACHE_BYTES);
-    let blocks = usize::try_from(bytes / block_bytes(description)).unwrap_or(usize::MAX);
+    let blocks = usize::try_from(bytes / block_bytes(description, options)).unwrap_or(usize::MAX);
     if options.cache_bytes.is_some() {
         return blocks;
     }

@@ -2,6 +2,7 @@
 //!
 //! One [`description::DecoderDescription`] covers every family; [`decoder::Decoder`] runs it for inference over a
 //! ragged batch of sequences on the kernels, [`train::TrainableDecoder`] runs the same description with candle's differentiable operations.
+//! [`gpu::GpuDecoder`] is its twin on a GPU.
 //! [`engine::Engine`] owns the compute thread. This crate knows no network, no database and no wall clock.
 
 pub mod adapter;
@@ -12,12 +13,15 @@ pub mod constraint;
 mod cpu_time;
 pub mod decoder;
 pub mod description;
+pub mod device;
 pub mod engine;
 mod error;
+mod executor;
 pub mod finetune;
 pub mod footprint;
 pub mod generation;
 mod gguf;
+pub mod gpu;
 mod hf_config;
 pub mod model;
 #[cfg(test)]

@@ -9,6 +9,8 @@ use crate::EngineError;
 use crate::chat_template::ChatTemplate;
 use crate::constraint::{AnswerFormat, Constraint, Grammars};
 use crate::decoder::Decoder;
+use crate::device::Device;
+use crate::gpu::GpuDecoder;
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -23,6 +25,10 @@ pub struct Model {
     pub chat_template: Option<ChatTemplate>,
     /// Bytes of weights as stored.
     pub weights_bytes: u64,
+    /// Runs tokens on a GPU; the decoder is the host's copy then.
+    pub gpu: Option<GpuDecoder>,
+    /// Where it computes.
+    pub device: Device,
     /// The threads that run it.
     pub pool: Arc<Pool>,
     /// Made with the first constraint.
@@ -35,14 +41,26 @@ impl Model {
     /// # Errors
     /// What is missing or malformed, by file.
     pub fn load(path: &Path, pool: &Arc<Pool>) -> Result<Self, EngineError> {
-        Self::load_telling(path, pool, &mut |_| {})
+        Self::load_on(Device::Cpu, path, pool, &mut |_| {})
     }
 
-    /// The same; `progress` hears the share that is loaded, 0 to 1.
+    /// The same where it is to compute; `progress` hears the share that is loaded, 0 to 1.
     ///
     /// # Errors
-    /// What is missing or malformed, by file.
-    pub fn load_telling(
+    /// What is missing or malformed, by file; a GPU that is not there, or has not the memory.
+    pub fn load_on(
+        device: Device,
+        path: &Path,
+        pool: &Arc<Pool>,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Self, EngineError> {
+        let gpu = (device != Device::Cpu).then(|| device.open()).transpose()?;
+        Ok(Self { device, ..Self::load_with(gpu.as_ref(), path, pool, progress)? })
+    }
+
+    /// The same; `gpu` is candle's device, of whatever kind.
+    pub(crate) fn load_with(
+        gpu: Option<&candle_core::Device>,
         path: &Path,
         pool: &Arc<Pool>,
         progress: &mut dyn FnMut(f64),
@@ -59,13 +77,15 @@ impl Model {
         let panicked =
             |_| EngineError::malformed(path, "its tokenizer could not be read; the log has the panic");
         let (tokenizer, decoder) = (tokenizer.map_err(panicked)??, decoder?);
+        let gpu = gpu.map(|device| GpuDecoder::load(device, &decoder, &weights, progress)).transpose()?;
         let chat_template = source
             .chat_template()?
             .map(|template| ChatTemplate::new(template, tokenizer.bos_text(), tokenizer.end_text()))
             .transpose()?;
         let weights_bytes = source.tensors().stored_bytes();
         let (tokenizer, pool) = (Arc::new(tokenizer), Arc::clone(pool));
-        Ok(Self { decoder, tokenizer, chat_template, weights_bytes, pool, grammars: OnceLock::new() })
+        let (device, grammars) = (Device::Cpu, OnceLock::new());
+        Ok(Self { decoder, gpu, device, tokenizer, chat_template, weights_bytes, pool, grammars })
     }
 
     /// Holds an answer to a format. The first constraint of a model takes longest; keep it off threads that must not

@@ -4,14 +4,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use llmdeck_kernels::gpu::limits::copy_bytes_per_s;
+use llmdeck_kernels::gpu::{self, gpu_count, gpu_state};
 use llmdeck_kernels::limits::{
     bf16_operations_per_s, f32_operations_per_s, int8_operations_per_s, memory_read_bytes_per_s,
 };
 use llmdeck_kernels::{Isa, Pool, WeightFormat};
 use serde::{Deserialize, Serialize};
 
+use crate::EngineError;
 use crate::batch::Batch;
 use crate::description::{DecoderDescription, TensorRole};
+use crate::device::Device;
 use crate::model::Model;
 
 /// Memory that is read through, in bytes: several times the caches of most machines.
@@ -19,6 +23,10 @@ const MOST_MEMORY_BYTES: u64 = 1 << 30;
 const LEAST_MEMORY_BYTES: u64 = 128 << 20;
 const PROMPT_TOKENS: usize = 512;
 const SEQUENCES: [usize; 3] = [1, 8, 16];
+/// A GPU takes more to be busy.
+const GPU_SEQUENCES: [usize; 4] = [1, 8, 32, 64];
+const COPIED_BYTES: usize = 1 << 30;
+const MATRIX_WIDTH: usize = 8_192;
 const WARM_STEPS: usize = 4;
 const STEPS: usize = 24;
 /// What each figure is measured for at most.
@@ -41,6 +49,37 @@ pub struct MachineLimits {
     pub bf16_operations_per_s: Option<f64>,
     /// The same of 32-bit floats.
     pub f32_operations_per_s: f64,
+}
+
+/// What a GPU can do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GpuLimits {
+    /// `cuda:0`.
+    pub device: Device,
+    /// As its driver calls it.
+    pub name: String,
+    /// Within its memory, reads and writes together.
+    pub copy_bytes_per_s: f64,
+    /// Multiplications and additions in products of large matrices.
+    pub bf16_operations_per_s: f64,
+}
+
+impl GpuLimits {
+    /// Measures every GPU that this program can use; none where it was built without CUDA.
+    ///
+    /// # Errors
+    /// When a GPU has no room, or fails.
+    pub fn measure_all() -> Result<Vec<Self>, EngineError> {
+        (0..gpu_count()).map(|index| Self::measure(Device::Cuda(index))).collect()
+    }
+
+    fn measure(device: Device) -> Result<Self, EngineError> {
+        let gpu = device.open()?;
+        let name = gpu_state(&gpu)?.map(|state| state.name).unwrap_or_default();
+        let copy_bytes_per_s = copy_bytes_per_s(&gpu, COPIED_BYTES)?;
+        let bf16_operations_per_s = gpu::limits::bf16_operations_per_s(&gpu, MATRIX_WIDTH)?;
+        Ok(Self { device, name, copy_bytes_per_s, bf16_operations_per_s })
+    }
 }
 
 /// What keeps a model from being faster.
@@ -115,6 +154,7 @@ pub struct MeasuredStep {
     read_bytes: f64,
     operations: f64,
     format: WeightFormat,
+    device: Device,
 }
 
 impl MeasuredStep {
@@ -138,13 +178,19 @@ impl MeasuredStep {
             read_bytes: model.decoder.bytes_read_a_step() as f64 + (cache * size_of::<u16>()) as f64,
             operations: 2.0 * (layers as f64 * rows as f64 + table as f64 * sequences as f64),
             format: model.decoder.layer_format(),
+            device: model.device,
         }
     }
 
-    /// Held against what the machine can do.
-    pub fn rate(&self, limits: &MachineLimits) -> ModelRate {
-        let memory_share = self.read_bytes / self.seconds / limits.memory_read_bytes_per_s;
-        let arithmetic_share = self.operations / self.seconds / limits.operations_per_s(self.format);
+    /// Held against what the machine can do, or the GPU that computed it where `gpus` has it.
+    pub fn rate(&self, limits: &MachineLimits, gpus: &[GpuLimits]) -> ModelRate {
+        let gpu = gpus.iter().find(|gpu| gpu.device == self.device);
+        let (bytes_per_s, operations_per_s) = match gpu {
+            Some(gpu) => (gpu.copy_bytes_per_s, gpu.bf16_operations_per_s),
+            None => (limits.memory_read_bytes_per_s, limits.operations_per_s(self.format)),
+        };
+        let memory_share = self.read_bytes / self.seconds / bytes_per_s;
+        let arithmetic_share = self.operations / self.seconds / operations_per_s;
         let bound = if memory_share.max(arithmetic_share) < NEAR {
             Bound::Scheduling
         } else if memory_share >= arithmetic_share {
@@ -181,17 +227,18 @@ fn table_parameters(description: &DecoderDescription) -> usize {
 /// share that is done, and ends it by saying `false`.
 ///
 /// # Errors
-/// When the system has not the memory for a cache beside the model's own.
+/// When memory does not suffice for a cache beside the model's own, or a GPU fails.
 pub fn measure_model(
     model: &Arc<Model>,
     mut goes_on: impl FnMut(f64) -> bool,
-) -> std::io::Result<Vec<MeasuredStep>> {
+) -> Result<Vec<MeasuredStep>, EngineError> {
     let description = model.decoder.description();
     let token = |position: usize, sequence: usize| {
         ((position * 31 + sequence * 7 + 11) % description.vocabulary) as u32
     };
     let mut steps = Vec::new();
-    let stages = (SEQUENCES.len() + 1) as f64;
+    let counts = if model.device == Device::Cpu { SEQUENCES.as_slice() } else { &GPU_SEQUENCES };
+    let stages = (counts.len() + 1) as f64;
 
     let length = PROMPT_TOKENS.min(description.context / 2).max(1);
     let prompt: Vec<u32> = (0..length).map(|position| token(position, 0)).collect();
@@ -202,7 +249,7 @@ pub fn measure_model(
     });
     steps.push(MeasuredStep::new(model, "prefill", 1, length, length, step_s));
 
-    for (index, sequences) in SEQUENCES.into_iter().enumerate() {
+    for (index, sequences) in counts.iter().copied().enumerate() {
         if !goes_on((index + 1) as f64 / stages) {
             break;
         }

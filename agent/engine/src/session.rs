@@ -2,39 +2,45 @@
 
 use std::sync::Arc;
 
-use llmdeck_kernels::attention::KeyValueStore;
+use llmdeck_kernels::attention::CacheFormat;
 
+use crate::EngineError;
 use crate::adapter::Adapter;
-use crate::blocks::{BlockPool, OutOfBlocks, SequenceBlocks};
-use crate::decoder::{Chunk, Decoder};
+use crate::blocks::{BlockPool, SequenceBlocks};
+use crate::decoder::Chunk;
+use crate::executor::Executor;
 use crate::model::Model;
 use crate::scratch::Scratch;
 
 /// A sequence and room for it.
 pub struct Session {
-    model: Arc<Model>,
     adapter: Option<Arc<Adapter>>,
     pool: BlockPool,
-    store: KeyValueStore,
+    executor: Executor,
     blocks: SequenceBlocks,
-    scratch: Scratch,
 }
 
 impl Session {
     /// Room for `capacity` tokens.
     ///
     /// # Errors
-    /// When the system has not so much memory.
-    pub fn new(model: &Arc<Model>, capacity: usize) -> std::io::Result<Self> {
+    /// When memory does not suffice.
+    pub fn new(model: &Arc<Model>, capacity: usize) -> Result<Self, EngineError> {
+        Self::with_cache(model, CacheFormat::F16, capacity)
+    }
+
+    /// The same with keys and values stored so.
+    ///
+    /// # Errors
+    /// When memory does not suffice, or a GPU stores them otherwise.
+    pub fn with_cache(model: &Arc<Model>, format: CacheFormat, capacity: usize) -> Result<Self, EngineError> {
         let description = model.decoder.description();
         let windows = description.windows();
         let blocks = BlockPool::most_for(&windows, capacity, capacity);
         Ok(Self {
-            store: model.decoder.store(blocks)?,
+            executor: Executor::new(model, format, blocks, Scratch::default())?,
             pool: BlockPool::new(blocks, windows),
             blocks: SequenceBlocks::default(),
-            scratch: Scratch::default(),
-            model: Arc::clone(model),
             adapter: None,
         })
     }
@@ -48,25 +54,24 @@ impl Session {
     /// Runs tokens behind those before; logits of the last, `[vocabulary]`.
     ///
     /// # Errors
-    /// When the capacity is used up.
-    pub fn next(&mut self, tokens: &[u32]) -> Result<&mut [f32], OutOfBlocks> {
+    /// When the capacity is used up, or a GPU fails.
+    pub fn next(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
         self.run(tokens, 1)
     }
 
     /// The same with logits of every token, `[tokens, vocabulary]`.
     ///
     /// # Errors
-    /// When the capacity is used up.
-    pub fn all(&mut self, tokens: &[u32]) -> Result<&mut [f32], OutOfBlocks> {
+    /// When the capacity is used up, or a GPU fails.
+    pub fn all(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
         self.run(tokens, tokens.len())
     }
 
-    fn run(&mut self, tokens: &[u32], logit_rows: usize) -> Result<&mut [f32], OutOfBlocks> {
+    fn run(&mut self, tokens: &[u32], logit_rows: usize) -> Result<&mut [f32], EngineError> {
         self.pool.grow(&mut self.blocks, tokens.len())?;
-        let decoder: &Decoder = &self.model.decoder;
         let adapter = self.adapter.as_deref();
         let chunk = Chunk { tokens, blocks: &self.blocks, logit_rows, adapter };
-        let logits = decoder.forward(&mut self.store, &[chunk], &mut self.scratch);
+        let logits = self.executor.forward(&[chunk])?;
         self.pool.advance(&mut self.blocks, tokens);
         Ok(logits)
     }

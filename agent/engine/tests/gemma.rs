@@ -14,12 +14,13 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::gemma3;
 use llmdeck_engine::Pool;
-use llmdeck_engine::engine::{Engine, EngineOptions};
+use llmdeck_engine::engine::{CacheFormat, Engine, EngineOptions};
 use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
 use llmdeck_engine::model::Model;
 use llmdeck_engine::sampling::SamplingOptions;
 use llmdeck_engine::scheduler::Priority;
 use llmdeck_engine::session::Session;
+use llmdeck_kernels::elementwise::summarize_logits;
 use serde_json::{Value, json};
 
 const GREEDY_TOKENS: usize = 32;
@@ -144,6 +145,31 @@ fn logits_and_greedy_tokens_are_those_of_candle_transformers() {
         assert!(agreement >= LEAST_COSINE, "step {step}, quantized: cosine {agreement}");
         tokens = vec![likeliest(&theirs)];
     }
+}
+
+/// How surprised a model is by a text, with keys and values stored so.
+fn perplexity(model: &Arc<Model>, format: CacheFormat, tokens: &[u32]) -> f64 {
+    let mut session = Session::with_cache(model, format, tokens.len()).unwrap();
+    let vocabulary = model.decoder.description().vocabulary;
+    let rows = session.all(tokens).unwrap().chunks_exact(vocabulary).zip(&tokens[1..]);
+    let surprise = |(row, next): (&[f32], &u32)| {
+        f64::from(summarize_logits(row).log_normalizer) - f64::from(row[*next as usize])
+    };
+    (rows.map(surprise).sum::<f64>() / (tokens.len() - 1) as f64).exp()
+}
+
+#[test]
+#[ignore = "needs a file of 241 MiB: tests/fetch-gemma && cargo test -- --ignored"]
+fn smaller_caches_cost_less_than_a_hundredth_of_perplexity() {
+    let model = load(&path());
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../LICENSE-APACHE")).unwrap();
+    let mut tokens = model.tokenizer.encode(&text).unwrap();
+    tokens.truncate(512);
+    let [halves, bf16, bytes] = [CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8]
+        .map(|format| perplexity(&model, format, &tokens));
+    println!("f16 {halves:.4}, bf16 {bf16:.4}, int8 {bytes:.4}");
+    assert!((bf16 / halves - 1.0).abs() < 0.01, "{bf16} {halves}");
+    assert!((bytes / halves - 1.0).abs() < 0.01, "{bytes} {halves}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use color_eyre::eyre::{Result, bail};
 use llmdeck_engine::Isa;
+use llmdeck_engine::device::gpu_count;
 use llmdeck_proto::v1::gpu_driver::State;
 use llmdeck_sensors::HostSampler;
 use llmdeck_sensors::gpu::{GpuReadings, GpuSampler};
@@ -69,7 +70,13 @@ fn gpu(options: &AgentOptions) -> Result<Finding> {
     Ok(match driver.state() {
         State::Ok => {
             let names: Vec<&str> = gpus.iter().map(|gpu| gpu.name.as_str()).collect();
-            Finding::Well(format!("{} ({}), driver {}", gpus.len(), names.join(", "), driver.driver_version))
+            let text = format!("{} ({}), driver {}", gpus.len(), names.join(", "), driver.driver_version);
+            match gpu_count() {
+                0 => Finding::Note(format!(
+                    "{text}; models of its own run on the CPU, since this agent cannot use CUDA (build it with `--features cuda`)"
+                )),
+                _ => Finding::Well(text),
+            }
         }
         State::Absent => Finding::Note(format!("{}; models run on the CPU", driver.detail)),
         State::Unspecified => Finding::Wrong("the driver does not answer; look into the kernel's log".into()),

@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use llmdeck_engine::Pool;
-use llmdeck_engine::roofline::{MachineLimits, ModelRate, measure_model};
+use llmdeck_engine::device::Device;
+use llmdeck_engine::roofline::{GpuLimits, MachineLimits, ModelRate, measure_model};
+use llmdeck_engine::{EngineError, Pool};
 use serde::{Deserialize, Serialize};
 
 use super::disk::read_bytes_per_s;
@@ -19,6 +20,9 @@ pub struct NodeBench {
     pub schema: String,
     /// Of memory and arithmetic.
     pub limits: MachineLimits,
+    /// Of the GPUs that this build can use.
+    #[serde(default)]
+    pub gpus: Vec<GpuLimits>,
     /// One reader of a file that is not in memory; absent where there is no file to read.
     pub disk_read_bytes_per_s: Option<f64>,
     /// Loaded models.
@@ -32,6 +36,8 @@ pub struct ModelBench {
     pub revision: String,
     /// As asked for.
     pub model: String,
+    /// Where it computes.
+    pub device: Device,
     /// Of its matrices and vectors, in memory.
     pub weights_bytes: u64,
     /// Prompts and answers.
@@ -72,7 +78,9 @@ fn measure(job: &JobHandle, pool: &Pool, models: &[MeasuredModel]) -> Result<Job
     let stages = (models.len() + 2) as f64;
     job.progress(0.0, "memory and arithmetic");
     let wrong = |error: std::io::Error| error.to_string();
+    let failed = |error: EngineError| error.to_string();
     let mut limits = MachineLimits::measure(pool, free_bytes()).map_err(wrong)?;
+    let gpus = GpuLimits::measure_all().map_err(failed)?;
     job.progress(1.0 / stages, "disk");
     let file = models.iter().map(|model| &model.path).find(|path| path.is_file());
     let disk_read_bytes_per_s = file
@@ -89,7 +97,7 @@ fn measure(job: &JobHandle, pool: &Pool, models: &[MeasuredModel]) -> Result<Job
             !job.cancel.is_cancelled()
         };
         told(0.0);
-        steps.push(measure_model(measured.engine.model(), told).map_err(wrong)?);
+        steps.push(measure_model(measured.engine.model(), told).map_err(failed)?);
     }
     limits.measure_memory_again(pool, free_bytes()).map_err(wrong)?;
     let models = models
@@ -98,11 +106,12 @@ fn measure(job: &JobHandle, pool: &Pool, models: &[MeasuredModel]) -> Result<Job
         .map(|(measured, steps)| ModelBench {
             revision: measured.revision.clone(),
             model: measured.model.clone(),
+            device: measured.engine.model().device,
             weights_bytes: measured.engine.model().decoder.size_bytes(),
-            rates: steps.iter().map(|step| step.rate(&limits)).collect(),
+            rates: steps.iter().map(|step| step.rate(&limits, &gpus)).collect(),
         })
         .collect();
-    let bench = NodeBench { schema: SCHEMA.into(), limits, disk_read_bytes_per_s, models };
+    let bench = NodeBench { schema: SCHEMA.into(), limits, gpus, disk_read_bytes_per_s, models };
     let detail = format!("{:.1} GB/s from memory", bench.limits.memory_read_bytes_per_s / 1e9);
     let report_json = serde_json::to_string(&bench).map_err(|error| error.to_string())?;
     Ok(JobEnd { detail, report_json })

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use llmdeck_engine::engine::{EngineOptions, Speculation};
+use llmdeck_engine::device::Device;
+use llmdeck_engine::engine::{CacheFormat, EngineOptions, Speculation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -30,6 +31,12 @@ pub struct EngineSettings {
     pub cache_bytes: Option<u64>,
     /// Whether tokens are guessed ahead.
     pub speculation: Guessing,
+    /// How keys and values are stored.
+    #[serde(default)]
+    pub cache_format: CacheNumbers,
+    /// Where it computes: `cpu`, `cuda` or `cuda:N`.
+    #[serde(default)]
+    pub device: Device,
 }
 
 /// Whether tokens are guessed ahead. Answers are the same either way.
@@ -41,6 +48,39 @@ pub enum Guessing {
     Measured,
     /// Never.
     Off,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheNumbers {
+    /// 16-bit floats.
+    #[default]
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Bytes with a scale for each token and head: half the memory.
+    Int8,
+}
+
+impl From<CacheNumbers> for CacheFormat {
+    fn from(numbers: CacheNumbers) -> Self {
+        match numbers {
+            CacheNumbers::F16 => Self::F16,
+            CacheNumbers::Bf16 => Self::Bf16,
+            CacheNumbers::Int8 => Self::Int8,
+        }
+    }
+}
+
+impl From<CacheFormat> for CacheNumbers {
+    fn from(format: CacheFormat) -> Self {
+        match format {
+            CacheFormat::F16 => Self::F16,
+            CacheFormat::Bf16 => Self::Bf16,
+            CacheFormat::Int8 => Self::Int8,
+        }
+    }
 }
 
 impl From<Guessing> for Speculation {
@@ -65,6 +105,8 @@ impl EngineSettings {
             } else {
                 Guessing::Measured
             },
+            cache_format: options.cache_format.into(),
+            device: options.device,
         }
     }
 
@@ -77,6 +119,8 @@ impl EngineSettings {
             context_tokens: self.context_tokens,
             cache_bytes: self.cache_bytes,
             speculation: self.speculation.into(),
+            cache_format: self.cache_format.into(),
+            device: self.device,
             ..options
         }
     }
@@ -102,6 +146,9 @@ impl EngineSettings {
         }
         let settings: Self = serde_json::from_value(Value::Object(all)).map_err(|error| error.to_string())?;
         settings.check()?;
+        if changes.contains_key("device") {
+            settings.device.check()?;
+        }
         let settings_json = serde_json::to_string(&settings).map_err(|error| error.to_string())?;
         let changes_json = if made.is_empty() { String::new() } else { json!(made).to_string() };
         Ok(EngineRow { digest: hex(&Sha256::digest(&settings_json)), settings_json, changes_json })
@@ -137,6 +184,12 @@ impl EngineSettings {
         within("max_sequences", self.max_sequences, 1, MOST_SEQUENCES)?;
         within("max_step_tokens", self.max_step_tokens, 1, MOST_STEP_TOKENS)?;
         within("context_tokens", self.context_tokens.unwrap_or(LEAST_CONTEXT), LEAST_CONTEXT, usize::MAX)?;
+        if self.device != Device::Cpu && self.cache_format != CacheNumbers::F16 {
+            return Err(format!(
+                "device {} keeps keys and values as f16; leave cache_format at that",
+                self.device
+            ));
+        }
         if self.cache_bytes == Some(0) {
             return Err("cache_bytes must be above 0".into());
         }
@@ -195,6 +248,9 @@ mod tests {
             (r#"{"speculation": "always"}"#, "expected `measured` or `off`"),
             (r#"{"max_sequences": 0}"#, "between 1 and 4096, not 0"),
             (r#"{"cache_bytes": 0}"#, "above 0"),
+            (r#"{"cache_format": "int4"}"#, "expected one of `f16`, `bf16`, `int8`"),
+            (r#"{"cache_format": "int8", "device": "cuda"}"#, "device cuda:0 keeps keys and values as f16"),
+            (r#"{"device": "tpu"}"#, "there are cpu, cuda and cuda:N"),
             ("[]", "no JSON object"),
         ] {
             let problem = own.changed("", changes).unwrap_err();

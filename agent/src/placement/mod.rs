@@ -12,7 +12,7 @@ mod room;
 mod variant;
 
 pub use budget::{Holding, MemoryBudget, Reservation, Shortage};
-pub use engine_settings::{EngineSettings, Guessing};
+pub use engine_settings::{CacheNumbers, EngineSettings, Guessing};
 pub use free::free_bytes;
 pub use idle::unload_when_idle;
 pub use loaded::Loaded;

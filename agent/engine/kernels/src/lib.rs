@@ -1,4 +1,4 @@
-//! The arithmetic of the engine, on the CPU.
+//! The arithmetic of the engine: on the CPU, and in [`gpu`] what a GPU computes beside candle's products.
 //!
 //! [`Matrix`] holds weights as their file has them, laid out anew for the widest instructions, and multiplies them with
 //! any number of rows; [`attention`] reads a key and value cache in blocks; [`elementwise`] has the rest. A [`Pool`] of
@@ -14,6 +14,7 @@ pub mod dense;
 pub mod elementwise;
 mod exp;
 mod format;
+pub mod gpu;
 pub mod gradients;
 mod isa;
 pub mod limits;

@@ -29,6 +29,26 @@ impl LowRank {
         Self { rank, down, up, gain }
     }
 
+    /// Numbers between its two matrices.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// `[rank, inputs]`
+    pub fn down(&self) -> &[f32] {
+        &self.down
+    }
+
+    /// `[rank, outputs]`
+    pub fn up(&self) -> &[f32] {
+        &self.up
+    }
+
+    /// `[outputs]`, where there are any.
+    pub fn gain(&self) -> Option<&[f32]> {
+        self.gain.as_deref()
+    }
+
     /// Inputs that it reads.
     pub fn inputs(&self) -> usize {
         self.down.len() / self.rank.max(1)

@@ -80,7 +80,7 @@ impl Adapter {
         self.identity
     }
 
-    fn of(&self, layer: usize, linear: Linear) -> Option<&LowRank> {
+    pub(crate) fn of(&self, layer: usize, linear: Linear) -> Option<&LowRank> {
         self.layers.get(layer).and_then(|linears| linears[linear as usize].as_ref())
     }
 }

@@ -1,5 +1,7 @@
+use super::store::HeadBlock;
+use super::stored::{Bf16, Bytes, Halves, Stored};
 use super::vector::{Plain, Vector};
-use super::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, TILE, Task};
+use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, TILE, Task};
 use crate::Isa;
 use crate::exp::exp;
 
@@ -19,7 +21,7 @@ pub(super) fn run(
     {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn avx2(store: &KeyValueStore, heads: Heads, queries: Queries<'_>, task: Task<'_>, out: &mut [f32]) {
-            dispatch::<Plain>(store, heads, queries, task, out);
+            by_format::<super::vector::avx2::Registers>(store, heads, queries, task, out);
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn avx512(
@@ -29,7 +31,7 @@ pub(super) fn run(
             task: Task<'_>,
             out: &mut [f32],
         ) {
-            dispatch::<super::vector::avx512::Register>(store, heads, queries, task, out);
+            by_format::<super::vector::avx512::Register>(store, heads, queries, task, out);
         }
         match isa {
             // SAFETY: the caller names an instruction set that the machine has.
@@ -39,11 +41,26 @@ pub(super) fn run(
             Isa::Plain => {}
         }
     }
-    dispatch::<Plain>(store, heads, queries, task, out);
+    by_format::<Plain>(store, heads, queries, task, out);
 }
 
 #[inline(always)]
-fn dispatch<V: Vector>(
+fn by_format<V: Vector>(
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'_>,
+    task: Task<'_>,
+    out: &mut [f32],
+) {
+    match store.format() {
+        CacheFormat::F16 => by_count::<Halves, V>(store, heads, queries, task, out),
+        CacheFormat::Bf16 => by_count::<Bf16, V>(store, heads, queries, task, out),
+        CacheFormat::Int8 => by_count::<Bytes, V>(store, heads, queries, task, out),
+    }
+}
+
+#[inline(always)]
+fn by_count<S: Stored, V: Vector>(
     store: &KeyValueStore,
     heads: Heads,
     queries: Queries<'_>,
@@ -51,15 +68,15 @@ fn dispatch<V: Vector>(
     out: &mut [f32],
 ) {
     match task.count {
-        1 => tile::<V, 1>(store, heads, queries, task, out),
-        2 => tile::<V, 2>(store, heads, queries, task, out),
-        3 => tile::<V, 3>(store, heads, queries, task, out),
-        _ => tile::<V, TILE>(store, heads, queries, task, out),
+        1 => tile::<S, V, 1>(store, heads, queries, task, out),
+        2 => tile::<S, V, 2>(store, heads, queries, task, out),
+        3 => tile::<S, V, 3>(store, heads, queries, task, out),
+        _ => tile::<S, V, TILE>(store, heads, queries, task, out),
     }
 }
 
 #[inline(always)]
-fn tile<V: Vector, const R: usize>(
+fn tile<S: Stored, V: Vector, const R: usize>(
     store: &KeyValueStore,
     heads: Heads,
     queries: Queries<'_>,
@@ -83,8 +100,12 @@ fn tile<V: Vector, const R: usize>(
     let mut peaks = [NOTHING_SEEN; R];
     let mut totals = [V::splat(0.0); R];
     for block in first / BLOCK_TOKENS..=last / BLOCK_TOKENS {
-        let (keys, values) = store.head(task.span.blocks[block], task.kv_head);
-        let scores = scores::<V, R>(keys, &rows);
+        let HeadBlock { keys, values, scales } = store.head(task.span.blocks[block], task.kv_head);
+        let mut scores = scores::<S, V, R>(keys, &rows);
+        if S::SCALED {
+            let scales = V::load_halves(scales);
+            scores.iter_mut().for_each(|scores| *scores = scores.multiply(scales));
+        }
         let mut weights = [[0.0; BLOCK_TOKENS]; R];
         let mut shrink = [0.0; R];
         for row in 0..R {
@@ -105,6 +126,10 @@ fn tile<V: Vector, const R: usize>(
                 *weight = exp(score - peak);
             }
             totals[row] = totals[row].multiply(V::splat(shrink[row])).add(V::load(&weights[row]));
+            if S::SCALED {
+                weights[row] =
+                    V::load(&weights[row]).multiply(V::load_halves(&scales[BLOCK_TOKENS..])).to_array();
+            }
         }
         // Places outside of what is seen may hold anything, even what is not a number.
         let tokens =
@@ -115,7 +140,7 @@ fn tile<V: Vector, const R: usize>(
                 sums[row] = V::load(&out[row * padded + lane..]).multiply(V::splat(shrink[row]));
             }
             for token in tokens.clone() {
-                let value = V::load_halves(&values[token * padded + lane..]);
+                let value: V = S::load(values, token * padded + lane);
                 for row in 0..R {
                     sums[row] = value.fused(V::splat(weights[row][token]), sums[row]);
                 }
@@ -133,12 +158,14 @@ fn tile<V: Vector, const R: usize>(
 
 /// Products of each row with a block's sixteen keys.
 #[inline(always)]
-fn scores<V: Vector, const R: usize>(keys: &[u16], rows: &[&[f32]; R]) -> [V; R] {
+fn scores<S: Stored, V: Vector, const R: usize>(keys: &[u16], rows: &[&[f32]; R]) -> [V; R] {
     // Two sums a row, so that additions do not wait for each other.
     let mut even = [V::splat(0.0); R];
     let mut odd = [V::splat(0.0); R];
-    for (pair, keys) in keys.chunks_exact(2 * BLOCK_TOKENS).enumerate() {
-        let (first, second) = (V::load_halves(keys), V::load_halves(&keys[BLOCK_TOKENS..]));
+    let dim = rows.first().map_or(0, |row| row.len());
+    for pair in 0..dim / 2 {
+        let at = 2 * pair * BLOCK_TOKENS;
+        let (first, second): (V, V) = (S::load(keys, at), S::load(keys, at + BLOCK_TOKENS));
         for row in 0..R {
             even[row] = first.fused(V::splat(rows[row][2 * pair]), even[row]);
             odd[row] = second.fused(V::splat(rows[row][2 * pair + 1]), odd[row]);

@@ -1,0 +1,124 @@
+//! One model on the CPU and on a GPU: whether both say the same, and how fast each is.
+//!
+//! `cargo bench -p llmdeck-engine --features cuda --bench gpu [-- [--avx512] [MODEL [TEXT]]]`; with `--avx512` the CPU uses nothing wider.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use llmdeck_engine::device::Device;
+use llmdeck_engine::model::Model;
+use llmdeck_engine::roofline::{GpuLimits, MachineLimits, ModelRate, measure_model};
+use llmdeck_engine::session::Session;
+use llmdeck_engine::{Isa, Pool};
+use llmdeck_kernels::elementwise::summarize_logits;
+
+const MODEL: &str = "../../target/gemma/gemma-3-270m-q4_k_m.gguf";
+const TEXT: &str = "../../LICENSE-APACHE";
+const TEXT_TOKENS: usize = 512;
+const PROMPT_TOKENS: usize = 64;
+const GREEDY_TOKENS: usize = 64;
+const MEMORY_BYTES: u64 = 1 << 30;
+
+/// What one device did.
+struct Measured {
+    load_s: f64,
+    rates: Vec<ModelRate>,
+    perplexity: f64,
+    greedy: Vec<u32>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (flags, arguments): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    if flags.iter().any(|flag| flag == "--avx512") && !Isa::Avx512Vnni.limit_to() {
+        return Err("this machine has no AVX-512 with VNNI".into());
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let given = |index: usize, usual: &str| match arguments.get(index) {
+        Some(path) => PathBuf::from(path),
+        None => here.join(usual),
+    };
+    let (path, text) = (given(0, MODEL), std::fs::read_to_string(given(1, TEXT))?);
+    let pool = Arc::new(Pool::of_machine()?);
+    let gpus = GpuLimits::measure_all()?;
+    let gpu = gpus.first().ok_or("there is no GPU that this program can use")?;
+    let limits = MachineLimits::measure(&pool, MEMORY_BYTES)?;
+    println!(
+        "{}: copies {:.0} GB/s, bf16 {:.0} TFLOP/s. CPU: {} threads, {}, {:.0} GB/s\n",
+        gpu.name,
+        gpu.copy_bytes_per_s / 1e9,
+        gpu.bf16_operations_per_s / 1e12,
+        pool.threads(),
+        Isa::widest().as_str(),
+        limits.memory_read_bytes_per_s / 1e9,
+    );
+    let run = |device| measure(device, &path, &text, &pool, &limits, &gpus);
+    let (on_gpu, on_cpu) = (run(gpu.device)?, run(Device::Cpu)?);
+    print(&on_cpu, &on_gpu);
+    Ok(())
+}
+
+fn measure(
+    device: Device,
+    path: &Path,
+    text: &str,
+    pool: &Arc<Pool>,
+    limits: &MachineLimits,
+    gpus: &[GpuLimits],
+) -> Result<Measured, Box<dyn Error>> {
+    let began = Instant::now();
+    let model = Arc::new(Model::load_on(device, path, pool, &mut |_| {})?);
+    let load_s = began.elapsed().as_secs_f64();
+    let mut tokens = model.tokenizer.encode(text)?;
+    tokens.truncate(TEXT_TOKENS);
+    let perplexity = perplexity(&model, &tokens)?;
+    let greedy = greedy(&model, &tokens[..PROMPT_TOKENS.min(tokens.len())])?;
+    let rates = measure_model(&model, |_| true)?.iter().map(|step| step.rate(limits, gpus)).collect();
+    Ok(Measured { load_s, rates, perplexity, greedy })
+}
+
+fn perplexity(model: &Arc<Model>, tokens: &[u32]) -> Result<f64, Box<dyn Error>> {
+    let mut session = Session::new(model, tokens.len())?;
+    let vocabulary = model.decoder.description().vocabulary;
+    let rows = session.all(tokens)?.chunks_exact(vocabulary).zip(&tokens[1..]);
+    let surprise = |(row, next): (&[f32], &u32)| {
+        f64::from(summarize_logits(row).log_normalizer) - f64::from(row[*next as usize])
+    };
+    Ok((rows.map(surprise).sum::<f64>() / (tokens.len() - 1) as f64).exp())
+}
+
+fn greedy(model: &Arc<Model>, prompt: &[u32]) -> Result<Vec<u32>, Box<dyn Error>> {
+    let mut session = Session::new(model, prompt.len() + GREEDY_TOKENS)?;
+    let (mut next, mut chosen) = (prompt.to_vec(), Vec::new());
+    for _ in 0..GREEDY_TOKENS {
+        let logits = session.next(&next)?;
+        let likeliest = (0..logits.len()).max_by(|one, other| logits[*one].total_cmp(&logits[*other]));
+        next = vec![likeliest.unwrap_or(0) as u32];
+        chosen.push(next[0]);
+    }
+    Ok(chosen)
+}
+
+fn print(cpu: &Measured, gpu: &Measured) {
+    println!(
+        "| | CPU | share of the limit | GPU | share of the limit |\n| --- | ---: | ---: | ---: | ---: |"
+    );
+    println!("| load, s | {:.2} | | {:.2} | |", cpu.load_s, gpu.load_s);
+    let share = |rate: &ModelRate| {
+        format!("{:.0} % {:?}", 100.0 * rate.memory_share.max(rate.arithmetic_share), rate.bound)
+    };
+    for rate in &gpu.rates {
+        let same = |other: &&ModelRate| (&other.phase, other.sequences) == (&rate.phase, rate.sequences);
+        let (figure, reached) = match cpu.rates.iter().find(same) {
+            Some(rate) => (format!("{:.0}", rate.tokens_per_s), share(rate)),
+            None => ("".into(), "".into()),
+        };
+        let what = format!("{}, {} at once, tokens/s", rate.phase, rate.sequences);
+        println!("| {what} | {figure} | {reached} | {:.0} | {} |", rate.tokens_per_s, share(rate));
+    }
+    println!("| perplexity of the text | {:.4} | | {:.4} | |", cpu.perplexity, gpu.perplexity);
+    let same = cpu.greedy.iter().zip(&gpu.greedy).take_while(|(one, other)| one == other).count();
+    println!("| greedy tokens that are the same | | | {same} of {} | |", gpu.greedy.len());
+}

@@ -1,0 +1,279 @@
+//! Starts the kernels of `step.cu`. Arguments are in the kernels' order.
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaSlice, CudaView, DeviceRepr, LaunchConfig, PinnedHostSlice, PushKernelArg, result,
+};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
+use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
+use half::f16;
+
+use super::attention::{Attend, PART_TOKENS};
+use super::heads::{Pairs, StoreKeysValues, TurnQueries};
+use super::residual::{Gate, JoinResidual};
+use super::state::GpuState;
+
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/step.ptx"));
+const MODULE: &str = "llmdeck-step";
+/// As `step.cu` has them.
+const THREADS: usize = 128;
+const WARPS: usize = THREADS / 32;
+/// Heads that a thread block takes, largest last.
+const GROUPS: [(usize, &str); 4] = [(1, "attend_1"), (2, "attend_2"), (4, "attend_4"), (8, "attend_8")];
+/// Stands for an argument that is absent.
+const NULL: u64 = 0;
+
+type Part<'a> = (&'a CudaStorage, &'a Layout);
+
+fn view<'a, T: CudaDType + DeviceRepr>((storage, layout): Part<'a>) -> Result<CudaView<'a, T>> {
+    let Some((from, to)) = layout.contiguous_offsets() else { bail!("a step's tensors are contiguous") };
+    Ok(storage.as_cuda_slice::<T>()?.slice(from..to))
+}
+
+/// Reads an argument that is a tensor; a macro, since its storage has to stay borrowed.
+macro_rules! borrow {
+    ($name:ident : $type:ty = $tensor:expr) => {
+        let held = $tensor.storage_and_layout();
+        let $name: CudaView<'_, $type> = match &*held.0 {
+            Storage::Cuda(storage) => view((storage, held.1))?,
+            Storage::Cpu(_) | Storage::Metal(_) => bail!("a step's tensors are on one device"),
+        };
+    };
+}
+
+macro_rules! borrow_optional {
+    ($name:ident = $tensor:expr) => {
+        let tensor: Option<&Tensor> = $tensor;
+        let held = tensor.map(Tensor::storage_and_layout);
+        let $name: Option<CudaView<'_, f32>> = match &held {
+            None => None,
+            Some((storage, layout)) => match &**storage {
+                Storage::Cuda(storage) => Some(view((storage, layout))?),
+                Storage::Cpu(_) | Storage::Metal(_) => bail!("a step's tensors are on one device"),
+            },
+        };
+    };
+}
+
+macro_rules! arguments {
+    ($builder:ident, $($argument:expr),+ $(,)?) => {{
+        $( $builder.arg($argument); )+
+    }};
+}
+
+macro_rules! optional {
+    ($builder:ident, $argument:expr) => {
+        match &$argument {
+            Some(view) => $builder.arg(view),
+            None => $builder.arg(&NULL),
+        };
+    };
+}
+
+fn int(number: usize) -> Result<i32> {
+    i32::try_from(number).map_err(|_| candle_core::Error::Msg(format!("{number} is too large for a kernel")))
+}
+
+fn grid(x: usize, y: usize, z: usize, shared_bytes: usize) -> Result<LaunchConfig> {
+    let most = |number: usize| {
+        u32::try_from(number)
+            .map_err(|_| candle_core::Error::Msg(format!("{number} is too large for a kernel's grid")))
+    };
+    Ok(LaunchConfig {
+        grid_dim: (most(x)?, most(y)?, most(z)?),
+        block_dim: (THREADS as u32, 1, 1),
+        shared_mem_bytes: most(shared_bytes)?,
+    })
+}
+
+fn empty(device: &CudaDevice, numbers: usize) -> Result<CudaSlice<f32>> {
+    // SAFETY: whoever asks launches a kernel that writes all of it before anything reads it.
+    unsafe { device.alloc::<f32>(numbers) }
+}
+
+pub(super) fn turn_queries(
+    op: &TurnQueries,
+    storage: &CudaStorage,
+    layout: &Layout,
+) -> Result<(CudaStorage, Shape)> {
+    let device = storage.device.clone();
+    let queries = view::<f32>((storage, layout))?;
+    let (heads, dim) = (op.shape.heads, op.shape.dim);
+    let rows = queries.len() / (heads * dim);
+    let mut out = empty(&device, queries.len())?;
+    borrow_optional!(bias = op.bias.as_ref());
+    borrow_optional!(norm = op.norm.as_ref());
+    borrow!(angles: f32 = op.angles);
+    if angles.len() < rows * dim {
+        bail!("angles are missing");
+    }
+    let function = device.get_or_load_custom_func("turn_queries", MODULE, PTX)?;
+    let (rows_i, heads_i, dim_i) = (int(rows)?, int(heads)?, int(dim)?);
+    let neighbours = i32::from(op.shape.pairs == Pairs::Neighbours);
+    let mut builder = function.builder();
+    builder.arg(&queries);
+    optional!(builder, bias);
+    optional!(builder, norm);
+    arguments!(builder, &angles, &mut out, &rows_i, &heads_i, &dim_i, &neighbours, &op.shape.eps, &op.scale);
+    // SAFETY: the views have the sizes that the kernel reads and writes.
+    unsafe { builder.launch(grid((rows * heads).div_ceil(WARPS), 1, 1, 0)?) }.w()?;
+    Ok((CudaStorage::wrap_cuda_slice(out, device), layout.shape().clone()))
+}
+
+pub(super) fn store_keys_values(
+    op: &StoreKeysValues,
+    (store, store_layout): (&mut CudaStorage, &Layout),
+    keys: Part<'_>,
+    values: Part<'_>,
+) -> Result<()> {
+    let device = store.device.clone();
+    let (keys, values) = (view::<f32>(keys)?, view::<f32>(values)?);
+    if store_layout.start_offset() != 0 {
+        bail!("a store is a tensor of its own");
+    }
+    let (heads, dim) = (op.shape.heads, op.shape.dim);
+    let rows = keys.len() / (heads * dim);
+    let (key_bias, value_bias) = op.bias.as_ref().map(|(keys, values)| (keys, values)).unzip();
+    borrow_optional!(key_bias = key_bias);
+    borrow_optional!(value_bias = value_bias);
+    borrow_optional!(norm = op.norm.as_ref());
+    borrow!(angles: f32 = op.angles);
+    borrow!(table: u32 = op.table);
+    borrow!(places: u32 = op.rows);
+    if angles.len() < rows * dim || places.len() < rows * 2 || values.len() < keys.len() {
+        bail!("angles, places or values are missing");
+    }
+    let function = device.get_or_load_custom_func("store_keys_values", MODULE, PTX)?;
+    let (rows_i, heads_i, dim_i) = (int(rows)?, int(heads)?, int(dim)?);
+    let neighbours = i32::from(op.shape.pairs == Pairs::Neighbours);
+    let store = store.as_cuda_slice_mut::<f16>()?;
+    let mut builder = function.builder();
+    arguments!(builder, store, &keys, &values);
+    optional!(builder, key_bias);
+    optional!(builder, value_bias);
+    optional!(builder, norm);
+    arguments!(builder, &angles, &table, &places, &rows_i, &heads_i, &dim_i, &neighbours, &op.shape.eps);
+    // SAFETY: the views have the sizes that the kernel reads; the caller's pool hands out blocks of this store only.
+    unsafe { builder.launch(grid((rows * heads * 2).div_ceil(WARPS), 1, 1, 0)?) }.w()?;
+    Ok(())
+}
+
+pub(super) fn attend(op: &Attend, queries: Part<'_>, store: Part<'_>) -> Result<(CudaStorage, Shape)> {
+    let (device, shape) = (queries.0.device.clone(), queries.1.shape().clone());
+    let (queries, store) = (view::<f32>(queries)?, view::<f16>(store)?);
+    let (heads, dim, parts) = (op.heads.query, op.dim, op.parts);
+    let (rows, group) = (queries.len() / (heads * dim), heads / op.kv_heads);
+    borrow!(table: u32 = op.table);
+    borrow!(places: u32 = op.rows);
+    let mut out = empty(&device, queries.len())?;
+    // Sums of parts, and their statistics.
+    let partial = rows * parts * heads;
+    let mut joined = match parts {
+        1 => None,
+        _ => Some((empty(&device, partial * dim)?, empty(&device, 2 * partial)?)),
+    };
+    let (together, name) =
+        GROUPS.into_iter().find(|(most, _)| *most >= group).unwrap_or(GROUPS[GROUPS.len() - 1]);
+    let (heads_i, kv_heads_i, dim_i) = (int(heads)?, int(op.kv_heads)?, int(dim)?);
+    let (window, part) = (int(op.heads.window.unwrap_or(0))?, int(PART_TOKENS)?);
+    let shared_bytes = together * super::MOST_HEAD_DIM * size_of::<f32>();
+    let config = grid(rows, op.kv_heads * group.div_ceil(together), parts, shared_bytes)?;
+    let function = device.get_or_load_custom_func(name, MODULE, PTX)?;
+    let mut builder = function.builder();
+    arguments!(builder, &queries, &store, &table, &places, &mut out);
+    match &mut joined {
+        Some((sums, statistics)) => arguments!(builder, sums, statistics),
+        None => arguments!(builder, &NULL, &NULL),
+    }
+    arguments!(builder, &heads_i, &kv_heads_i, &dim_i, &window, &part);
+    // SAFETY: the views have the sizes that the kernel reads and writes; every position's block is in its table.
+    unsafe { builder.launch(config) }.w()?;
+    if let Some((sums, statistics)) = &joined {
+        let function = device.get_or_load_custom_func("join_parts", MODULE, PTX)?;
+        let parts_i = int(parts)?;
+        let mut builder = function.builder();
+        arguments!(builder, sums, statistics, &mut out, &heads_i, &dim_i, &parts_i);
+        // SAFETY: as above.
+        unsafe { builder.launch(grid(rows, heads, 1, 0)?) }.w()?;
+    }
+    Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
+}
+
+pub(super) fn gate(activation: Gate, gates: Part<'_>, ups: Part<'_>) -> Result<(CudaStorage, Shape)> {
+    let (device, shape) = (gates.0.device.clone(), gates.1.shape().clone());
+    let (gates, ups) = (view::<f32>(gates)?, view::<f32>(ups)?);
+    if gates.len() != ups.len() {
+        bail!("gates and ups differ in size");
+    }
+    let mut out = empty(&device, gates.len())?;
+    let function = device.get_or_load_custom_func("gate", MODULE, PTX)?;
+    let (numbers, gelu) = (gates.len(), i32::from(activation == Gate::GeluTanh));
+    let mut builder = function.builder();
+    arguments!(builder, &gates, &ups, &mut out, &numbers, &gelu);
+    // SAFETY: all three have so many numbers.
+    unsafe { builder.launch(grid(numbers.div_ceil(THREADS), 1, 1, 0)?) }.w()?;
+    Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
+}
+
+pub(super) fn join_residual(
+    op: &JoinResidual,
+    hidden: Part<'_>,
+    output: Part<'_>,
+) -> Result<(CudaStorage, Shape)> {
+    let device = hidden.0.device.clone();
+    let (rows, width) = hidden.1.shape().dims2()?;
+    let (hidden, output) = (view::<f32>(hidden)?, view::<f32>(output)?);
+    borrow_optional!(post = op.post.as_ref());
+    borrow!(next: f32 = op.next);
+    if output.len() != hidden.len() || next.len() != width {
+        bail!("a block's output or a norm is of another width");
+    }
+    let mut out = empty(&device, 2 * hidden.len())?;
+    let function = device.get_or_load_custom_func("join_residual", MODULE, PTX)?;
+    let (rows_i, width_i) = (int(rows)?, int(width)?);
+    let mut builder = function.builder();
+    arguments!(builder, &hidden, &output);
+    optional!(builder, post);
+    arguments!(builder, &next, &mut out, &rows_i, &width_i, &op.eps);
+    // SAFETY: the views have the sizes that the kernel reads and writes.
+    unsafe { builder.launch(grid(rows, 1, 1, 0)?) }.w()?;
+    Ok((CudaStorage::wrap_cuda_slice(out, device), (2, rows, width).into()))
+}
+
+pub(super) fn state(device: &CudaDevice) -> Result<GpuState> {
+    let stream = device.cuda_stream();
+    let name = stream.context().name().w()?;
+    stream.context().bind_to_thread().w()?;
+    let (free, total) = result::mem_get_info().w()?;
+    Ok(GpuState { name, free_bytes: free as u64, total_bytes: total as u64 })
+}
+
+/// Leaves it to the device's stream in which order its memory is read and written, rather than to an event for each tensor.
+pub(super) fn order_by_stream(device: &CudaDevice) {
+    // SAFETY: a device has one stream, and everything that is done with its tensors goes through it.
+    unsafe { device.disable_event_tracking() };
+}
+
+pub(super) fn count() -> usize {
+    usize::try_from(CudaContext::device_count().unwrap_or(0)).unwrap_or(0)
+}
+
+/// Brings numbers into memory that the GPU writes itself, which grows where it is too small.
+pub(super) fn read<'a>(
+    numbers: Part<'_>,
+    pinned: &'a mut Option<PinnedHostSlice<f32>>,
+) -> Result<&'a mut [f32]> {
+    let stream = numbers.0.device.cuda_stream();
+    let numbers = view::<f32>(numbers)?;
+    if pinned.as_ref().is_none_or(|pinned| pinned.len() < numbers.len()) {
+        *pinned = None;
+        // Readable memory: without flags it is cached, which cudarc's own choice is not.
+        // SAFETY: it is written before anything of it is read.
+        *pinned = Some(unsafe { stream.context().alloc_pinned_with_flags::<f32>(numbers.len(), 0) }.w()?);
+    }
+    let Some(pinned) = pinned else { bail!("memory that was just had is gone") };
+    // A copy is as long as where it goes.
+    let here = &mut pinned.as_mut_slice().w()?[..numbers.len()];
+    stream.memcpy_dtoh(&numbers, here).w()?;
+    stream.synchronize().w()?;
+    Ok(here)
+}

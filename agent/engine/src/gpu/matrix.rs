@@ -1,0 +1,108 @@
+use std::borrow::Cow;
+use std::os::unix::fs::FileExt;
+
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
+use llmdeck_kernels::{Matrix, WeightFormat};
+
+use crate::EngineError;
+use crate::description::{DecoderDescription, TensorRole};
+use crate::tensors::{Encoding, Place};
+use crate::weights::Weights;
+
+/// A matrix `[out, in]` in the memory of a device.
+pub(super) enum GpuMatrix {
+    /// In GGML's blocks.
+    Quantized(QTensor),
+    /// In floating point; products are computed in it.
+    Floats(Tensor),
+}
+
+impl GpuMatrix {
+    /// Reads it from its file. What no kernel of the device knows is taken from `host`, as 32-bit floats.
+    pub(super) fn load(
+        device: &Device,
+        weights: &Weights<'_>,
+        description: &DecoderDescription,
+        role: TensorRole,
+        host: &Matrix,
+    ) -> Result<Self, EngineError> {
+        let shape = [host.rows(), host.columns()];
+        let name = weights.tensors.name(role, description.family);
+        let place = weights.tensors.place(&name, &shape)?;
+        match stored_as(place.encoding) {
+            Some(Stored::Blocks(dtype)) => {
+                let bytes = read(&place, shape, (dtype.block_size(), dtype.type_size()), &name)?;
+                let storage = QStorage::from_data(Cow::Owned(bytes), device, dtype)?;
+                Ok(Self::Quantized(QTensor::new(storage, (shape[0], shape[1]))?))
+            }
+            Some(Stored::Floats(dtype)) => {
+                let bytes = read(&place, shape, (1, dtype.size_in_bytes()), &name)?;
+                Ok(Self::Floats(Tensor::from_raw_buffer(&bytes, dtype, &shape, device)?))
+            }
+            None => {
+                let mut numbers = vec![0.0; shape[0] * shape[1]];
+                for (index, row) in numbers.chunks_exact_mut(shape[1]).enumerate() {
+                    host.row(index, row);
+                }
+                Ok(Self::Floats(Tensor::from_vec(numbers, (shape[0], shape[1]), device)?))
+            }
+        }
+    }
+
+    /// Rows `[rows, in]` of 32-bit floats by it, `[rows, out]`.
+    pub(super) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Quantized(blocks) => x.apply_op1_no_bwd(blocks),
+            Self::Floats(numbers) => x.to_dtype(numbers.dtype())?.matmul(&numbers.t()?)?.to_dtype(DType::F32),
+        }
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Quantized(blocks) => blocks.storage_size_in_bytes() as u64,
+            Self::Floats(numbers) => (numbers.elem_count() * numbers.dtype().size_in_bytes()) as u64,
+        }
+    }
+}
+
+enum Stored {
+    Blocks(GgmlDType),
+    Floats(DType),
+}
+
+/// `None` for what candle multiplies on the CPU only.
+fn stored_as(encoding: Encoding) -> Option<Stored> {
+    Some(match encoding {
+        Encoding::Kept(format) => match format {
+            WeightFormat::F32 => Stored::Floats(DType::F32),
+            WeightFormat::F16 => Stored::Floats(DType::F16),
+            WeightFormat::BF16 => Stored::Floats(DType::BF16),
+            WeightFormat::Q4_0 => Stored::Blocks(GgmlDType::Q4_0),
+            WeightFormat::Q5_0 => Stored::Blocks(GgmlDType::Q5_0),
+            WeightFormat::Q8_0 => Stored::Blocks(GgmlDType::Q8_0),
+            WeightFormat::Q4K => Stored::Blocks(GgmlDType::Q4K),
+            WeightFormat::Q5K => Stored::Blocks(GgmlDType::Q5K),
+            WeightFormat::Q6K => Stored::Blocks(GgmlDType::Q6K),
+        },
+        Encoding::Expanded(GgmlDType::Q8_1 | GgmlDType::Q8K) => return None,
+        Encoding::Expanded(dtype) => Stored::Blocks(dtype),
+    })
+}
+
+/// The bytes of a matrix whose blocks have so many numbers and bytes. The same was read into the host's memory before, so
+/// its size is known to be sound.
+fn read(
+    place: &Place<'_>,
+    [rows, columns]: [usize; 2],
+    (numbers, bytes): (usize, usize),
+    name: &str,
+) -> Result<Vec<u8>, EngineError> {
+    if !columns.is_multiple_of(numbers) {
+        return Err(EngineError::tensor(name, format!("rows of {columns} do not fill blocks of {numbers}")));
+    }
+    let mut buffer = vec![0; rows * (columns / numbers) * bytes];
+    let failed = |source| EngineError::Read { path: place.file.path.clone(), source };
+    place.file.file.read_exact_at(&mut buffer, place.offset).map_err(failed)?;
+    Ok(buffer)
+}

@@ -1,0 +1,99 @@
+//! The decoder of a device against the CPU's, on whatever device there is.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use llmdeck_kernels::Pool;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+
+use crate::adapter::{Adapter, AdapterWeights, Linear, LoraSettings, ThinMatrices};
+use crate::batch::Batch;
+use crate::model::Model;
+use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
+use crate::session::Session;
+
+fn device() -> Device {
+    if cfg!(feature = "cuda") { llmdeck_kernels::gpu::open(0).unwrap() } else { Device::Cpu }
+}
+
+/// On the CPU, and on the device.
+fn both(path: &Path) -> [Arc<Model>; 2] {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    [None, Some(&device())].map(|gpu| Arc::new(Model::load_with(gpu, path, &pool, &mut |_| {}).unwrap()))
+}
+
+fn of_shape((shape, config): &(Shape, Value)) -> (tempfile::TempDir, [Arc<Model>; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), config, &tensors(shape));
+    let models = both(folder.path());
+    (folder, models)
+}
+
+/// How far apart, as a share of the largest.
+fn apart(ours: &[f32], theirs: &[f32]) -> f32 {
+    let largest = theirs.iter().fold(1e-6f32, |most, number| most.max(number.abs()));
+    ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs() / largest).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_device_computes_what_the_cpu_does_in_every_family() {
+    for family in [llama_with(false, &serde_json::json!({})), qwen2(), qwen3(), gemma3()] {
+        let (_folder, [cpu, gpu]) = of_shape(&family);
+        let tokens: Vec<u32> = (0..60).map(|index| index * 7 % 100).collect();
+        let [mut cpu, mut gpu] = [&cpu, &gpu].map(|model| Session::new(model, 64).unwrap());
+        // A prompt in two chunks, then token by token.
+        for chunk in [&tokens[..37], &tokens[37..50], &tokens[50..51], &tokens[51..52]] {
+            let expected = cpu.all(chunk).unwrap().to_vec();
+            let difference = apart(gpu.all(chunk).unwrap(), &expected);
+            assert!(difference < 0.01, "{difference}");
+        }
+    }
+}
+
+#[test]
+fn sequences_of_all_lengths_share_a_step() {
+    let (_folder, [_, gpu]) = of_shape(&gemma3());
+    let prompts: Vec<Vec<u32>> =
+        (1..6).map(|length| (0..length * 9).map(|index| index * 5 % 100).collect()).collect();
+    let mut batch = Batch::new(&gpu, prompts.len(), 64).unwrap();
+    let together = batch.step(&prompts).unwrap().to_vec();
+    for (prompt, logits) in prompts.iter().zip(together.chunks_exact(100)) {
+        let alone = Session::new(&gpu, 64).unwrap().next(prompt).unwrap().to_vec();
+        assert!(apart(logits, &alone) < 1e-4);
+    }
+}
+
+/// Thin matrices beside those of two layers, with magnitudes beside some.
+fn adapter(model: &Model) -> Arc<Adapter> {
+    let description = model.decoder.description();
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut matrices = BTreeMap::new();
+    for (layer, linear) in [(0, Linear::Query), (0, Linear::Down), (1, Linear::Value), (1, Linear::Gate)] {
+        let (outputs, inputs) = linear.shape(description);
+        let mut random = |count: usize| (0..count).map(|_| rng.random_range(-0.3..0.3)).collect::<Vec<f32>>();
+        let (a, b) = (random(4 * inputs), random(4 * outputs));
+        let magnitude = (layer == 1).then(|| random(outputs));
+        matrices.insert((layer, linear), ThinMatrices { rank: 4, a, b, magnitude, scale: 2.0 });
+    }
+    Arc::new(Adapter::new(&AdapterWeights { settings: LoraSettings::default(), matrices }, model).unwrap())
+}
+
+#[test]
+fn adapters_change_on_a_device_what_they_change_on_the_cpu() {
+    let (_folder, [cpu, gpu]) = of_shape(&qwen3());
+    let tokens: Vec<u32> = (0..20).collect();
+    let mut logits = [&cpu, &gpu].map(|model| {
+        let adapter = adapter(model);
+        let plain = Session::new(model, 32).unwrap().next(&tokens).unwrap().to_vec();
+        let mut session = Session::new(model, 32).unwrap().with_adapter(&adapter);
+        let changed = session.next(&tokens).unwrap().to_vec();
+        assert!(apart(&changed, &plain) > 0.05, "the adapter shows");
+        [changed, session.next(&[7]).unwrap().to_vec()].concat()
+    });
+    let [expected, ours] = &mut logits;
+    assert!(apart(ours, expected) < 0.01, "{}", apart(ours, expected));
+}
