@@ -258,6 +258,39 @@ fn rollback_dialog_from_the_key_to_its_refusal() {
     );
 }
 
+#[test]
+fn a_plan_of_many_effects_covers_neither_its_way_back_nor_the_reason() {
+    let plan_of = |effects: usize| ChangePlan {
+        deployment: "chat".into(),
+        from_revision: 8,
+        to_revision: 9,
+        effects: (1..=effects).map(|effect| format!("effect number {effect}.")).collect(),
+        undo: "roll back: chat@8 is kept ready".into(),
+        ..ChangePlan::default()
+    };
+    let shown = |effects: usize| {
+        let (mut app, model) = (App::new(), model());
+        press(&mut app, &model, KeyCode::Down);
+        let asked = press(&mut app, &model, KeyCode::Char('r'));
+        let answer = Answer::Planned { serial: serial(&asked), plan: Ok(plan_of(effects)) };
+        update(&mut app, &model, AppEvent::Answer(answer));
+        screen(&app, &model, (80, 24), false)
+    };
+    for effects in [1, 9, 15, 16, 60] {
+        let screen = shown(effects);
+        let all = screen.contains(&format!("effect number {effects}."));
+        let some = screen.contains("effect number 14.")
+            && screen.contains(&format!("and {} more", effects.max(14) - 14));
+        assert!(if effects <= 15 { all } else { some }, "{screen}");
+        let lines: Vec<&str> = screen.lines().collect();
+        let line = |word: &str| {
+            lines.iter().position(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {screen}"))
+        };
+        assert!(line("undo     roll back: chat@8 is kept ready") < line("reason"), "{screen}");
+        assert!(line("reason") < line("Enter roll back"), "{screen}");
+    }
+}
+
 /// What is known of a metric when the candidate has finished so many requests.
 fn finding(metric: &str, verdict: Verdict, (stable, candidate): (f64, f64), half_width: f64) -> Finding {
     let timed = metric.starts_with("ttft") || metric.starts_with("tpot");

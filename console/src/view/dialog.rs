@@ -12,7 +12,9 @@ use crate::app::{Dialog, DialogKind, Field, PlanState, Progress, TextField};
 use crate::theme::Tone;
 
 const WIDTH: u16 = 78;
-const HEIGHT: u16 = 15;
+const LEAST_HEIGHT: u16 = 15;
+/// Rows of a dialog beside its fields and its plan: the frame, the reason with a space above, what goes on, and the keys.
+const OTHER_ROWS: usize = 7;
 const LABEL: u16 = 9;
 
 pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Buffer) {
@@ -22,8 +24,9 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         DialogKind::Rollback => format!("Roll back {}", dialog.key.name),
         DialogKind::Promote => format!("Promote {}", dialog.key.name),
     };
-    let mut pen = boxed(view, &title, (WIDTH, HEIGHT), area, buffer);
-    let last = HEIGHT - 3;
+    let (height, effects) = room(dialog, area.height);
+    let mut pen = boxed(view, &title, (WIDTH, height), area, buffer);
+    let last = height - 3;
     let mut y = 0;
     if let Some((chosen, _)) = dialog.kind.choice() {
         let editing = dialog.field == Field::Choice && dialog.progress == Progress::Editing;
@@ -56,7 +59,7 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         PlanState::Asked(_) => {
             pen.put(LABEL, y, "asking the agent what would change", Tone::Quiet);
         }
-        PlanState::Ready(plan) => y = draw_plan(&mut pen, y, plan),
+        PlanState::Ready(plan) => y = draw_plan(&mut pen, y, plan, effects),
     }
     y += 1;
     if matches!(dialog.plan, PlanState::Ready(_)) || dialog.kind.choice().is_none() {
@@ -64,6 +67,18 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         field(view, &mut pen, y.min(last - 2), "reason", &dialog.reason, editing);
     }
     draw_progress(view, dialog, &mut pen, last);
+}
+
+/// How high a dialog is on a screen of so many rows, and how many effects of its plan it shows: what can be undone and why are
+/// never covered by them.
+fn room(dialog: &Dialog, rows: u16) -> (u16, usize) {
+    let PlanState::Ready(plan) = &dialog.plan else { return (LEAST_HEIGHT, 0) };
+    let fields = if dialog.kind.choice().is_some() { 2 } else { 0 };
+    let revisions = if plan.to_revision > 0 { 2 } else { 0 };
+    let others = OTHER_ROWS + fields + revisions;
+    let height =
+        (others + plan.effects.len()).clamp(usize::from(LEAST_HEIGHT), usize::from(rows.max(LEAST_HEIGHT)));
+    (u16::try_from(height).unwrap_or(rows), height - others)
 }
 
 fn field(view: &View<'_>, pen: &mut Pen<'_>, y: u16, label: &str, text: &TextField, editing: bool) {
@@ -77,11 +92,14 @@ fn field(view: &View<'_>, pen: &mut Pen<'_>, y: u16, label: &str, text: &TextFie
     pen.put(LABEL, y, &format!("{shown}{cursor}{behind}"), Tone::Strong);
 }
 
-fn draw_plan(pen: &mut Pen<'_>, mut y: u16, plan: &ChangePlan) -> u16 {
+fn draw_plan(pen: &mut Pen<'_>, mut y: u16, plan: &ChangePlan, most_effects: usize) -> u16 {
     if plan.to_revision > 0 {
         y = draw_revisions(pen, y, plan);
     }
-    for (index, effect) in plan.effects.iter().enumerate() {
+    let count = plan.effects.len();
+    let shown = if count > most_effects { most_effects.saturating_sub(1) } else { count };
+    let more = (shown < count).then(|| format!("and {} more", count - shown));
+    for (index, effect) in plan.effects[..shown].iter().chain(&more).enumerate() {
         pen.put(0, y, if index == 0 { "effect" } else { "" }, Tone::Quiet);
         pen.put(LABEL, y, effect, Tone::Plain);
         y += 1;
