@@ -13,7 +13,7 @@ use crate::weights::Weights;
 /// A matrix `[out, in]` in the memory of a device.
 pub(super) enum GpuMatrix {
     /// In GGML's blocks.
-    Quantized(QTensor),
+    Quantized(Box<QTensor>),
     /// In floating point; products are computed in it.
     Floats(Tensor),
 }
@@ -34,7 +34,7 @@ impl GpuMatrix {
             Some(Stored::Blocks(dtype)) => {
                 let bytes = read(&place, shape, (dtype.block_size(), dtype.type_size()), &name)?;
                 let storage = QStorage::from_data(Cow::Owned(bytes), device, dtype)?;
-                Ok(Self::Quantized(QTensor::new(storage, (shape[0], shape[1]))?))
+                Ok(Self::Quantized(Box::new(QTensor::new(storage, (shape[0], shape[1]))?)))
             }
             Some(Stored::Floats(dtype)) => {
                 let bytes = read(&place, shape, (1, dtype.size_in_bytes()), &name)?;
@@ -53,7 +53,7 @@ impl GpuMatrix {
     /// Rows `[rows, in]` of 32-bit floats by it, `[rows, out]`.
     pub(super) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            Self::Quantized(blocks) => x.apply_op1_no_bwd(blocks),
+            Self::Quantized(blocks) => x.apply_op1_no_bwd(blocks.as_ref()),
             Self::Floats(numbers) => x.to_dtype(numbers.dtype())?.matmul(&numbers.t()?)?.to_dtype(DType::F32),
         }
     }
