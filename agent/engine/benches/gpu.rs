@@ -1,6 +1,6 @@
 //! One model on the CPU and on a GPU: whether both say the same, and how fast each is.
 //!
-//! `cargo bench -p llmdeck-engine --features cuda --bench gpu [-- [--avx512] [MODEL [TEXT]]]`; with `--avx512` the CPU uses nothing wider.
+//! `cargo bench -p llmdeck-engine --features cuda --bench gpu [-- MODEL [TEXT]]`
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,7 @@ struct Measured {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (flags, arguments): (Vec<String>, Vec<String>) =
-        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
-    if flags.iter().any(|flag| flag == "--avx512") && !Isa::Avx512Vnni.limit_to() {
-        return Err("this machine has no AVX-512 with VNNI".into());
-    }
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let given = |index: usize, usual: &str| match arguments.get(index) {
         Some(path) => PathBuf::from(path),
