@@ -83,8 +83,13 @@ impl GpuDecoder {
         matrices.map(GpuMatrix::size_bytes).sum()
     }
 
-    /// Logits `[wanted, vocabulary]` of the rows that are wanted, from embeddings `[rows, width]`.
-    pub(super) fn forward(&self, mut hidden: Tensor, wanted: &[u32], step: &Step<'_>) -> Result<Tensor> {
+    /// Logits `[wanted, vocabulary]` of the rows that are wanted, from embeddings `[rows, width]`; none in the middle of a prompt.
+    pub(super) fn forward(
+        &self,
+        mut hidden: Tensor,
+        wanted: &[u32],
+        step: &Step<'_>,
+    ) -> Result<Option<Tensor>> {
         let eps = step.description.norm_eps as f32;
         let Some(first) = self.layers.first() else { candle_core::bail!("a model without layers") };
         let mut normed = rms_norm(&hidden, &first.attention_norm, eps)?;
@@ -92,8 +97,11 @@ impl GpuDecoder {
             let next = self.layers.get(index + 1).map_or(&self.final_norm, |layer| &layer.attention_norm);
             (hidden, normed) = layer.forward(index, hidden, &normed, next, step)?;
         }
+        if wanted.is_empty() {
+            return Ok(None);
+        }
         let wanted = Tensor::from_slice(wanted, wanted.len(), &self.device)?;
-        self.output.product(&normed.index_select(&wanted, 0)?)
+        self.output.product(&normed.index_select(&wanted, 0)?).map(Some)
     }
 }
 

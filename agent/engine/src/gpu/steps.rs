@@ -74,7 +74,9 @@ impl GpuSteps {
         self.adapters.prepare(&adapted, description.layers, device)?;
         let (store, adapters) = (&self.store, &self.adapters);
         let step = Step { description, store, places: &places, angles, adapted: &adapted, adapters };
-        let logits = decoder.forward(hidden, &wanted, &step)?;
-        Ok(self.logits.read(&logits)?)
+        match decoder.forward(hidden, &wanted, &step)? {
+            Some(logits) => Ok(self.logits.read(&logits)?),
+            None => Ok(&mut []),
+        }
     }
 }

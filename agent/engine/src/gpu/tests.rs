@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use candle_core::Device;
 use llmdeck_kernels::Pool;
@@ -12,8 +13,12 @@ use serde_json::Value;
 
 use crate::adapter::{Adapter, AdapterWeights, Linear, LoraSettings, ThinMatrices};
 use crate::batch::Batch;
+use crate::engine::{Engine, EngineOptions};
+use crate::generation::{GenerationEvent, GenerationRequest, Listener};
 use crate::model::Model;
 use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
+use crate::sampling::SamplingOptions;
+use crate::scheduler::Priority;
 use crate::session::Session;
 
 fn device() -> Device {
@@ -96,4 +101,40 @@ fn adapters_change_on_a_device_what_they_change_on_the_cpu() {
     });
     let [expected, ours] = &mut logits;
     assert!(apart(ours, expected) < 0.01, "{}", apart(ours, expected));
+}
+
+#[test]
+fn a_prompt_longer_than_a_step_is_answered_like_one_that_is_not() {
+    let (_folder, [_, gpu]) = of_shape(&gemma3());
+    let prompt: Vec<u32> = (0..70).map(|index| index * 3 % 100).collect();
+    let answer = |max_step_tokens: usize| {
+        let options = EngineOptions { max_step_tokens, max_sequences: 2, ..EngineOptions::default() };
+        let engine = Engine::start("long", Arc::clone(&gpu), options).unwrap();
+        let (sender, events) = channel();
+        let request = GenerationRequest {
+            prompt: prompt.clone(),
+            max_tokens: 6,
+            sampling: SamplingOptions::greedy(),
+            stops: Vec::new(),
+            priority: Priority::Interactive,
+            fairness_key: 0,
+            constraint: None,
+            ignore_end: true,
+            adapter: None,
+            cpu_time: None,
+        };
+        let sink = Box::new(move |event| match sender.send(event) {
+            Ok(()) => Listener::Present,
+            Err(_) => Listener::Gone,
+        });
+        engine.submit(request, sink).unwrap();
+        let token = |event| match event {
+            GenerationEvent::Token(token) => Some(token.id),
+            GenerationEvent::Failed(why) => panic!("{why}"),
+            GenerationEvent::Started | GenerationEvent::Finished { .. } => None,
+        };
+        events.iter().filter_map(token).collect::<Vec<u32>>()
+    };
+    let at_once = answer(128);
+    assert_eq!((at_once.len(), answer(16)), (6, at_once));
 }
