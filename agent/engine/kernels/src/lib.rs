@@ -23,6 +23,7 @@ mod low_rank;
 mod matmul;
 mod matrix;
 mod pool;
+mod quantize;
 mod quantized_rows;
 mod repack;
 mod zeroed;

@@ -1,5 +1,5 @@
 use crate::format::{BLOCK, GROUPS};
-use crate::isa::compiled_for_each_isa;
+use crate::quantize::quantize;
 
 /// The rows that a matrix is multiplied with: as floats, and in eight bits with a scale for each 32 numbers.
 #[derive(Clone, Debug, Default)]
@@ -113,40 +113,4 @@ impl RowMut<'_> {
     pub fn quantize(&mut self) {
         quantize(self.floats, self.words, self.scales, self.sums);
     }
-}
-
-compiled_for_each_isa! {
-    fn quantize(floats: &[f32], words: &mut [u32], scales: &mut [f32], sums: &mut [[i32; 2]]) => quantize_plain
-}
-
-#[inline(always)]
-fn quantize_plain(floats: &[f32], words: &mut [u32], scales: &mut [f32], sums: &mut [[i32; 2]]) {
-    let used = floats.len().div_ceil(BLOCK);
-    for (index, numbers) in floats.chunks(BLOCK).enumerate() {
-        let mut block = [0.0; BLOCK];
-        block[..numbers.len()].copy_from_slice(numbers);
-        // By their bits, so that what is not a number is the largest and shows in the result.
-        let largest = block.iter().fold(0, |most, number| most.max(number.to_bits() & 0x7fff_ffff));
-        let largest = f32::from_bits(largest);
-        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        let mut quants = [0i32; BLOCK];
-        const ROUND: f32 = 12_582_912.0;
-        for (quant, number) in quants.iter_mut().zip(&block) {
-            let whole = ((number * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-            // What is not a number gives any whole one; in eight bits it cannot overflow a sum.
-            *quant = i32::from(whole as i8);
-        }
-        for (group, word) in words[index * GROUPS..][..GROUPS].iter_mut().enumerate() {
-            let four = &quants[group * 4..][..4];
-            *word = u32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8]);
-        }
-        scales[index] = largest / 127.0;
-        let sum = |half: usize| {
-            quants[half * BLOCK / 2..][..BLOCK / 2].iter().fold(0i32, |a, b| a.wrapping_add(*b))
-        };
-        sums[index] = [sum(0), sum(1)];
-    }
-    words[used * GROUPS..].fill(0);
-    scales[used..].fill(0.0);
-    sums[used..].fill([0; 2]);
 }

@@ -1,7 +1,7 @@
 use super::store::HeadBlock;
 use super::stored::{Bf16, Bytes, Halves, Stored};
 use super::vector::{Plain, Vector};
-use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, TILE, Task};
+use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, MOST_TILE, Queries, Task};
 use crate::Isa;
 use crate::exp::exp;
 
@@ -70,8 +70,9 @@ fn by_count<S: Stored, V: Vector>(
     match task.count {
         1 => tile::<S, V, 1>(store, heads, queries, task, out),
         2 => tile::<S, V, 2>(store, heads, queries, task, out),
-        3 => tile::<S, V, 3>(store, heads, queries, task, out),
-        _ => tile::<S, V, TILE>(store, heads, queries, task, out),
+        4 => tile::<S, V, 4>(store, heads, queries, task, out),
+        MOST_TILE => tile::<S, V, MOST_TILE>(store, heads, queries, task, out),
+        count => unreachable!("no tile has {count} rows"),
     }
 }
 

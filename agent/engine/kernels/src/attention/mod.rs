@@ -44,8 +44,16 @@ pub struct Queries<'a> {
 
 /// Products below which one thread is quicker than several.
 const LEAST_SHARED_NUMBERS: usize = 1 << 16;
-/// Query rows that one task computes together.
-const TILE: usize = 4;
+/// Query rows that one task computes together: as many as the registers have room for.
+const MOST_TILE: usize = 8;
+
+fn tile_of(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => MOST_TILE,
+        _ => MOST_TILE / 2,
+    }
+}
 
 /// Writes `[rows, query heads * head_dim]` to `out`.
 ///
@@ -69,6 +77,7 @@ struct Task<'a> {
     kv_head: usize,
     /// First of the rows, counted token by token, query head by query head.
     first: usize,
+    /// A power of two.
     count: usize,
 }
 
@@ -89,18 +98,19 @@ fn attend_with(
     assert!(group * store.kv_heads() == heads.query, "query heads do not share the key heads evenly");
     let mut tasks = Vec::new();
     let all: usize = spans.iter().map(|span| span.count * heads.query).sum();
-    let tile = if all / TILE >= pool.threads() { TILE } else { 1 };
+    let tile = tile_of(isa);
+    let tile = if all / tile >= pool.threads() { tile } else { 1 };
     for span in spans {
         let seen = (span.position + span.count).div_ceil(BLOCK_TOKENS);
         assert!(span.blocks.len() >= seen, "a sequence has fewer blocks than tokens");
         for kv_head in 0..store.kv_heads() {
             let units = span.count * group;
-            tasks.extend((0..units).step_by(tile).map(|first| Task {
-                span: *span,
-                kv_head,
-                first,
-                count: tile.min(units - first),
-            }));
+            let mut first = 0;
+            while first < units {
+                let count = 1 << tile.min(units - first).ilog2();
+                tasks.push(Task { span: *span, kv_head, first, count });
+                first += count;
+            }
         }
     }
     let out = SendPointer(out.as_mut_ptr());

@@ -168,26 +168,17 @@ impl KeyValueStore {
 }
 
 /// A 16-bit float.
-trait Half: Copy {
-    fn from_number(number: f32) -> Self;
+trait Half: Copy + Default {
     fn convert(to: &mut [Self], from: &[f32]);
 }
 
 impl Half for f16 {
-    fn from_number(number: f32) -> Self {
-        Self::from_f32(number)
-    }
-
     fn convert(to: &mut [Self], from: &[f32]) {
         to.convert_from_f32_slice(from);
     }
 }
 
 impl Half for bf16 {
-    fn from_number(number: f32) -> Self {
-        Self::from_f32(number)
-    }
-
     fn convert(to: &mut [Self], from: &[f32]) {
         to.convert_from_f32_slice(from);
     }
@@ -199,8 +190,12 @@ unsafe fn write_floats<H: Half>(head: *mut u16, slot: usize, keys: &[f32], value
     let (head, dim) = (head.cast::<H>(), keys.len());
     // SAFETY: the caller gives a head's words, which both kinds of halves are.
     unsafe {
-        for (index, key) in keys.iter().enumerate() {
-            *head.add(index * BLOCK_TOKENS + slot) = H::from_number(*key);
+        for (chunk, keys) in keys.chunks(LANES).enumerate() {
+            let mut halves = [H::default(); LANES];
+            H::convert(&mut halves[..keys.len()], keys);
+            for (index, half) in halves[..keys.len()].iter().enumerate() {
+                *head.add((chunk * LANES + index) * BLOCK_TOKENS + slot) = *half;
+            }
         }
         let place = head.add(dim * BLOCK_TOKENS + slot * dim.next_multiple_of(LANES));
         H::convert(std::slice::from_raw_parts_mut(place, dim), values);

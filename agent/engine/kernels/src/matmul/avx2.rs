@@ -5,14 +5,14 @@
 use std::arch::x86_64::{
     __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32,
     _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_si256,
+    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_srli_epi16,
+    _mm256_storeu_ps, _mm256_xor_si256,
 };
 
 use super::Tile;
-use super::tiles::{BLOCK_WORDS, HALF_SUMS, RowTile, SCALE, SUM};
+use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
 use crate::WeightFormat;
 use crate::format::{GROUPS, Layout};
 use crate::line::{Line, PANEL_ROWS};
@@ -39,9 +39,12 @@ const fn groups_in_16_bits(format: u8) -> usize {
     }
 }
 
-/// Results of a tile of a quantized format; `None` for floating point, which the compiler's own vectors do as well.
-pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], tile: &RowTile) -> Option<Tile<M>> {
-    let layout = format.layout()?;
+/// Results of a tile of a quantized format; of floating point the compiler's own vectors do as well.
+///
+/// # Panics
+/// When the format is not quantized: that is a bug of the caller.
+pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], tile: &RowTile) -> Tile<M> {
+    let Some(layout) = format.layout() else { unreachable!("{format:?} is not quantized") };
     assert!(tile.count == M, "the tile has other rows");
     let units = panel.len() / layout.unit_lines();
     assert!(
@@ -50,7 +53,7 @@ pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], tile: &
     );
     let words = &tile.words;
     // SAFETY: the caller names an instruction set that the machine has.
-    Some(unsafe {
+    unsafe {
         match format {
             WeightFormat::Q4_0 => quantized::<Q4_0, M>(layout, panel, words),
             WeightFormat::Q5_0 => quantized::<Q5_0, M>(layout, panel, words),
@@ -59,7 +62,7 @@ pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], tile: &
             WeightFormat::Q5K => quantized::<Q5K, M>(layout, panel, words),
             _ => quantized::<Q6K, M>(layout, panel, words),
         }
-    })
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -105,12 +108,12 @@ fn few_rows<const F: u8, const C: usize>(
                 let scale_of_row = |m: usize| _mm256_castsi256_ps(_mm256_set1_epi32(word(SCALE, m)));
                 let halves = if F == Q6K { 2 } else { 1 };
                 for half in 0..halves {
-                    let sum_of = if F == Q6K { HALF_SUMS + half } else { SUM };
+                    let sum_of = if F == Q6K { MINUS_HALF_SUMS + half } else { MINUS_SUM };
                     let mut dots = [_mm256_setzero_si256(); C];
                     // The bytes of Q8_0 are multiplied as signed ones, without an offset.
                     if layout.offset != 0 && F != Q8_0 {
                         for m in 0..C {
-                            dots[m] = _mm256_set1_epi32(-layout.offset * word(sum_of, m));
+                            dots[m] = _mm256_set1_epi32(layout.offset * word(sum_of, m));
                         }
                     }
                     let mut group = half * GROUPS / halves;
@@ -139,8 +142,8 @@ fn few_rows<const F: u8, const C: usize>(
                         let both = _mm256_mul_ps(scale, scale_of_row(m));
                         sums[m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[m]), both, sums[m]);
                         if F == Q4K || F == Q5K {
-                            let sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(word(SUM, m)));
-                            sums[m] = _mm256_fnmadd_ps(minimum, _mm256_mul_ps(scale_of_row(m), sum), sums[m]);
+                            let sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(word(MINUS_SUM, m)));
+                            sums[m] = _mm256_fmadd_ps(minimum, _mm256_mul_ps(scale_of_row(m), sum), sums[m]);
                         }
                     }
                 }

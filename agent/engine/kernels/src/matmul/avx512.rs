@@ -3,15 +3,14 @@
 use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
     _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-    _mm512_load_si512, _mm512_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16,
-    _mm512_storeu_ps,
+    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512,
+    _mm512_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
 use super::Tile;
 use super::plain::PARTIAL_SUMS;
-use super::tiles::{BLOCK_WORDS, HALF_SUMS, RowTile, SCALE, SUM};
+use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
 use crate::format::{GROUPS, Layout};
 use crate::line::{Line, PANEL_ROWS};
 use crate::{Rows, WeightFormat};
@@ -90,11 +89,11 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
                 let scale_of_row = |m: usize| _mm512_castsi512_ps(_mm512_set1_epi32(word(SCALE, m)));
                 let halves = if F == Q6K { 2 } else { 1 };
                 for half in 0..halves {
-                    let sum_of = if F == Q6K { HALF_SUMS + half } else { SUM };
+                    let sum_of = if F == Q6K { MINUS_HALF_SUMS + half } else { MINUS_SUM };
                     let mut dots = [_mm512_setzero_si512(); M];
                     if layout.offset != 0 {
                         for m in 0..M {
-                            dots[m] = _mm512_set1_epi32(-layout.offset * word(sum_of, m));
+                            dots[m] = times_offset::<F>(_mm512_set1_epi32(word(sum_of, m)));
                         }
                     }
                     for group in half * GROUPS / halves..(half + 1) * GROUPS / halves {
@@ -109,8 +108,8 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
                         let both = _mm512_mul_ps(scale, scale_of_row(m));
                         sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), both, sums[m]);
                         if F == Q4K || F == Q5K {
-                            let sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(word(SUM, m)));
-                            sums[m] = _mm512_fnmadd_ps(minimum, _mm512_mul_ps(scale_of_row(m), sum), sums[m]);
+                            let sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(word(MINUS_SUM, m)));
+                            sums[m] = _mm512_fmadd_ps(minimum, _mm512_mul_ps(scale_of_row(m), sum), sums[m]);
                         }
                     }
                 }
@@ -121,6 +120,19 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
         unit = unsafe { unit.add(layout.unit_lines()) };
     }
     store(&sums)
+}
+
+/// By shifting: offsets are powers of two.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn times_offset<const F: u8>(numbers: __m512i) -> __m512i {
+    const { assert!(matches!(layout_of(F).offset, 0 | 8 | 16 | 32 | 128)) };
+    match layout_of(F).offset {
+        8 => _mm512_slli_epi32::<3>(numbers),
+        16 => _mm512_slli_epi32::<4>(numbers),
+        32 => _mm512_slli_epi32::<5>(numbers),
+        _ => _mm512_slli_epi32::<7>(numbers),
+    }
 }
 
 /// # Safety

@@ -1,14 +1,15 @@
 use crate::format::GROUPS;
 use crate::{Pool, Rows};
 
-/// Words of a block in a tile, by row of the tile: its quants, its scale, the sum of its quants, the sums of its halves.
+/// Words of a block in a tile, by row of the tile: its quants, its scale, and what takes an offset of the weights off again: minus
+/// the sum of its quants, minus the sums of its halves.
 pub(super) const BLOCK_WORDS: usize = GROUPS + 4;
 pub(super) const SCALE: usize = GROUPS;
-pub(super) const SUM: usize = GROUPS + 1;
-pub(super) const HALF_SUMS: usize = GROUPS + 2;
+pub(super) const MINUS_SUM: usize = GROUPS + 1;
+pub(super) const MINUS_HALF_SUMS: usize = GROUPS + 2;
 
-/// Most rows that a kernel takes at once.
-const MOST_ROWS: usize = 8;
+/// Most rows that a kernel takes at once: sums and products of so many fill the registers of the widest.
+const MOST_ROWS: usize = 12;
 
 /// A few rows, laid out so that a kernel reads them in one stream: `[blocks, BLOCK_WORDS, count]`.
 pub(super) struct RowTile {
@@ -17,12 +18,13 @@ pub(super) struct RowTile {
     pub(super) words: Vec<u32>,
 }
 
-/// Cuts rows into tiles of eight, and what is left into four, two and one.
+/// Cuts rows into tiles of twelve, and what is left into eight, four, two and one.
 pub(super) fn tiles(pool: &Pool, rows: &Rows, packed: bool) -> Vec<RowTile> {
     let mut tiles = Vec::new();
     let mut row = 0;
     while row < rows.count() {
-        let count = 1 << (rows.count() - row).min(MOST_ROWS).ilog2();
+        let left = rows.count() - row;
+        let count = if left >= MOST_ROWS { MOST_ROWS } else { 1 << left.ilog2() };
         tiles.push(RowTile { row, count, words: Vec::new() });
         row += count;
     }
@@ -43,9 +45,9 @@ fn pack(rows: &Rows, row: usize, count: usize) -> Vec<u32> {
             }
             let [first, second] = rows.sums[at];
             place[SCALE * count + index] = rows.scales[at].to_bits();
-            place[SUM * count + index] = (first + second).cast_unsigned();
-            place[HALF_SUMS * count + index] = first.cast_unsigned();
-            place[(HALF_SUMS + 1) * count + index] = second.cast_unsigned();
+            place[MINUS_SUM * count + index] = (-(first + second)).cast_unsigned();
+            place[MINUS_HALF_SUMS * count + index] = (-first).cast_unsigned();
+            place[(MINUS_HALF_SUMS + 1) * count + index] = (-second).cast_unsigned();
         }
     }
     words
