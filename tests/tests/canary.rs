@@ -78,6 +78,8 @@ async fn a_canary_that_is_no_worse_takes_over_by_itself_and_drops_nothing() {
         .map(|finding| finding.metric.as_str())
         .collect();
     assert_eq!(judged, ["error_rate", "quality"]);
+    let between_tokens = assessment.findings.iter().find(|finding| finding.metric == "itl_p50").unwrap();
+    assert!(between_tokens.stable.is_some() && between_tokens.candidate.is_some(), "{between_tokens:?}");
     assert!(!done.history.is_empty(), "how it came about can be read later");
     let report = load.stop().await;
     assert_eq!((report.failed, done.failed_requests), (0, 0), "{:?}", report.errors);
@@ -184,7 +186,8 @@ async fn a_shadow_is_compared_without_anyone_seeing_its_answers() {
     })
     .await;
     let timed = seen.assessment.unwrap().findings;
-    assert!(timed.iter().all(|finding| !finding.judged || !finding.metric.starts_with("ttft")));
+    assert!(timed.iter().all(|finding| !finding.judged
+        || !["ttft", "itl", "tpot", "e2e"].iter().any(|timed| finding.metric.starts_with(timed))));
     request::act(channel.clone(), Action::Abort { deployment: "assistant".into() }, context("seen"))
         .await
         .unwrap();

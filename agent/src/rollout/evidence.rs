@@ -37,6 +37,7 @@ struct Counts {
     quality: Tally,
     golden: Tally,
     ttft: Values,
+    itl: Values,
     tpot: Values,
     e2e: Values,
     output_tokens: Values,
@@ -71,6 +72,7 @@ impl Counts {
         self.failed.add(flag(failed));
         let times = [
             (&mut self.ttft, observation.ttft_us),
+            (&mut self.itl, observation.itl_us),
             (&mut self.tpot, observation.tpot_us),
             (&mut self.e2e, (!failed).then_some(observation.e2e_us)),
             (&mut self.output_tokens, (!failed).then_some(observation.tokens_out)),
@@ -88,6 +90,7 @@ impl Counts {
     fn values(&self, timed: Timed) -> &Values {
         match timed {
             Timed::Ttft => &self.ttft,
+            Timed::Itl => &self.itl,
             Timed::Tpot => &self.tpot,
             Timed::E2e => &self.e2e,
             Timed::OutputTokens => &self.output_tokens,
@@ -251,6 +254,7 @@ mod tests {
             arm,
             outcome,
             ttft_us: Some(ttft_us),
+            itl_us: Some(5_000),
             tpot_us: Some(5_000),
             e2e_us: ttft_us + 100_000,
             tokens_out: 20,
@@ -279,6 +283,23 @@ mod tests {
         let verdict = same.assess(&judge, 0.05, false);
         assert!(matches!(verdict.verdict(), Verdict::NoWorse | Verdict::Undecided), "{}", verdict.sentence);
         assert_eq!(verdict.findings.len(), Metric::ALL.len());
+    }
+
+    #[test]
+    fn a_candidate_that_stutters_is_worse_though_its_mean_is_the_same() {
+        let judge = BTreeMap::from([(Metric::ItlP95, 0.10), (Metric::TpotP95, 0.10)]);
+        let mut evidence = Evidence::default();
+        for request in 0..4_000 {
+            let steady = ended(Arm::Stable, Outcome::Ok, 20_000);
+            let itl_us = Some(if request % 10 == 0 { 32_000 } else { 2_000 });
+            evidence.add(&steady);
+            evidence.add(&Observation { itl_us, ..ended(Arm::Candidate, Outcome::Ok, 20_000) });
+        }
+        let verdict = evidence.assess(&judge, 0.05, false);
+        assert_eq!(verdict.verdict(), Verdict::Worse);
+        assert!(verdict.sentence.contains("itl_p95 is +5"), "{}", verdict.sentence);
+        let tpot = verdict.findings.iter().find(|finding| finding.metric == "tpot_p95").unwrap();
+        assert_eq!(tpot.verdict(), Verdict::NoWorse);
     }
 
     #[test]

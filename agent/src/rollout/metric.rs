@@ -22,6 +22,12 @@ pub enum Metric {
     TtftP95,
     /// Time to first token.
     TtftP99,
+    /// Time from a token to the next, one of each request.
+    ItlP50,
+    /// Time from a token to the next, one of each request.
+    ItlP95,
+    /// Time from a token to the next, one of each request.
+    ItlP99,
     /// Mean time a token behind the first, of each request.
     TpotP50,
     /// Mean time a token behind the first, of each request.
@@ -55,6 +61,7 @@ pub(super) enum Measure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timed {
     Ttft,
+    Itl,
     Tpot,
     E2e,
     OutputTokens,
@@ -63,7 +70,7 @@ pub(super) enum Timed {
 
 impl Metric {
     /// Every one, in the order in which they are shown.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::ErrorRate,
         Self::RefusalRate,
         Self::TruncatedRate,
@@ -72,6 +79,9 @@ impl Metric {
         Self::TtftP50,
         Self::TtftP95,
         Self::TtftP99,
+        Self::ItlP50,
+        Self::ItlP95,
+        Self::ItlP99,
         Self::TpotP50,
         Self::TpotP95,
         Self::TpotP99,
@@ -93,6 +103,9 @@ impl Metric {
             Self::TtftP50 => "ttft_p50",
             Self::TtftP95 => "ttft_p95",
             Self::TtftP99 => "ttft_p99",
+            Self::ItlP50 => "itl_p50",
+            Self::ItlP95 => "itl_p95",
+            Self::ItlP99 => "itl_p99",
             Self::TpotP50 => "tpot_p50",
             Self::TpotP95 => "tpot_p95",
             Self::TpotP99 => "tpot_p99",
@@ -117,7 +130,8 @@ impl Metric {
 
     /// Whether it can be compared where the candidate gets copies only, behind every user's request.
     pub(super) fn holds_for_copies(self) -> bool {
-        !matches!(self.measure(), Measure::Quantile(Timed::Ttft | Timed::Tpot | Timed::E2e, _))
+        let Measure::Quantile(timed, _) = self.measure() else { return true };
+        !matches!(timed, Timed::Ttft | Timed::Itl | Timed::Tpot | Timed::E2e)
     }
 
     pub(super) fn measure(self) -> Measure {
@@ -127,6 +141,9 @@ impl Metric {
             Self::TtftP50 => Measure::Quantile(Timed::Ttft, 0.50),
             Self::TtftP95 => Measure::Quantile(Timed::Ttft, 0.95),
             Self::TtftP99 => Measure::Quantile(Timed::Ttft, 0.99),
+            Self::ItlP50 => Measure::Quantile(Timed::Itl, 0.50),
+            Self::ItlP95 => Measure::Quantile(Timed::Itl, 0.95),
+            Self::ItlP99 => Measure::Quantile(Timed::Itl, 0.99),
             Self::TpotP50 => Measure::Quantile(Timed::Tpot, 0.50),
             Self::TpotP95 => Measure::Quantile(Timed::Tpot, 0.95),
             Self::TpotP99 => Measure::Quantile(Timed::Tpot, 0.99),

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llmdeck_proto::v1::RequestSummary;
+use rand::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admitted, Rescue};
@@ -29,6 +30,7 @@ pub struct Meter {
     tokens_told: u64,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
+    itl: DrawnItl,
     text: String,
     logprob_sum: f64,
     entropy_sum: f64,
@@ -59,6 +61,7 @@ impl Meter {
             tokens_told: 0,
             first_token: None,
             last_token: None,
+            itl: DrawnItl::default(),
             text: String::new(),
             logprob_sum: 0.0,
             entropy_sum: 0.0,
@@ -108,7 +111,13 @@ impl Meter {
         let recorder = self.admitted.revision.recorder();
         match self.last_token {
             None => recorder.first_token(at.saturating_duration_since(self.admitted.arrived)),
-            Some(last) => recorder.next_token(at.saturating_duration_since(last)),
+            Some(last) => {
+                let itl = at.saturating_duration_since(last);
+                recorder.next_token(itl);
+                if self.admitted.observed.is_some() {
+                    self.itl.see(itl);
+                }
+            }
         }
         self.first_token.get_or_insert(at);
         self.last_token = Some(at);
@@ -197,6 +206,7 @@ impl Meter {
                 arm: *arm,
                 outcome,
                 ttft_us,
+                itl_us: self.itl.drawn.map(micros),
                 tpot_us: (self.tokens_out > 1).then(|| micros(generating) / (self.tokens_out - 1)),
                 e2e_us: micros(e2e),
                 tokens_out: self.tokens_out,
@@ -231,6 +241,43 @@ impl Drop for Meter {
     }
 }
 
+/// One of the times between tokens, drawn while they come: the k-th takes the place of the one before with a chance of one in
+/// k (reservoir sampling, Vitter 1985), so that in the end each is as likely as another.
+#[derive(Default)]
+struct DrawnItl {
+    seen: u64,
+    drawn: Option<Duration>,
+}
+
+impl DrawnItl {
+    fn see(&mut self, itl: Duration) {
+        self.seen += 1;
+        if rand::rng().random_range(0..self.seen) == 0 {
+            self.drawn = Some(itl);
+        }
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::DrawnItl;
+
+    #[test]
+    fn every_time_between_tokens_is_as_likely_to_be_drawn() {
+        let mut drawn = [0u32; 5];
+        for _ in 0..10_000 {
+            let mut itl = DrawnItl::default();
+            (0..5).for_each(|gap| itl.see(Duration::from_secs(gap)));
+            drawn[itl.drawn.unwrap().as_secs() as usize] += 1;
+        }
+        // Ten standard deviations of a count around 2,000.
+        assert!(drawn.iter().all(|count| count.abs_diff(2_000) < 400), "{drawn:?}");
+        assert_eq!(DrawnItl::default().drawn, None);
+    }
 }

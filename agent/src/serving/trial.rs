@@ -26,6 +26,9 @@ pub struct Observation {
     pub outcome: Outcome,
     /// Time to first token; `None` when none came.
     pub ttft_us: Option<u64>,
+    /// Time from a token to the next, of one that was drawn at random, so that each is as likely as another; `None` of
+    /// fewer than two.
+    pub itl_us: Option<u64>,
     /// Mean time a token behind the first; `None` of fewer than two.
     pub tpot_us: Option<u64>,
     /// Arrival to last byte.
@@ -43,6 +46,7 @@ impl Observation {
             arm,
             outcome: Outcome::ServerError,
             ttft_us: None,
+            itl_us: None,
             tpot_us: None,
             e2e_us: 0,
             tokens_out: 0,

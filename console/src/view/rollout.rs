@@ -173,7 +173,7 @@ fn in_unit(metric: &str, value: f64) -> String {
         format!("{value:.0}")
     } else if metric.starts_with("energy_per_token") {
         format!("{:.2} J", value / 1e6)
-    } else if ["ttft", "tpot", "e2e"].iter().any(|timed| metric.starts_with(timed)) {
+    } else if ["ttft", "itl", "tpot", "e2e"].iter().any(|timed| metric.starts_with(timed)) {
         if value < 1e7 {
             format!("{} ms", milliseconds(value as u64))
         } else {
