@@ -137,10 +137,12 @@ impl ServerClient {
         prompt: &str,
         max_tokens: usize,
     ) -> Result<String, ClientError> {
-        let system_text = system;
-        let system = system.map(|text| json!({ "role": "system", "content": text }));
         let user = json!({ "role": "user", "content": prompt });
-        let messages: Vec<Value> = system.into_iter().chain([user]).collect();
+        let messages: Vec<Value> = system
+            .map(|text| json!({ "role": "system", "content": text }))
+            .into_iter()
+            .chain([user])
+            .collect();
         let body = json!({
             "model": model, "temperature": 0, "max_tokens": max_tokens,
             "messages": messages,
@@ -149,17 +151,18 @@ impl ServerClient {
             let content = answer["choices"][0].pointer(path).and_then(Value::as_str).map(str::to_owned);
             content.ok_or_else(|| ClientError::Strange("it has no choice with content".into()))
         };
-        match json_of(self.post("/v1/chat/completions", body.to_string().into()).await?).await {
-            Err(refused @ ClientError::Status { status: 400 | 404 | 501, .. }) => {
-                let prompt =
-                    system_text.map_or_else(|| prompt.to_owned(), |text| format!("{text}\n\n{prompt}"));
+        let asked =
+            async |path: &str, body: Value| json_of(self.post(path, body.to_string().into()).await?).await;
+        match asked("/v1/chat/completions", body).await {
+            Ok(answer) => content(&answer, "/message/content"),
+            // Without a template some servers say so, and others break off. What it said first is what is wrong where it cannot do
+            // either.
+            Err(first) => {
+                let prompt = system.map_or_else(|| prompt.to_owned(), |text| format!("{text}\n\n{prompt}"));
                 let body =
                     json!({ "model": model, "temperature": 0, "max_tokens": max_tokens, "prompt": prompt });
-                let answer = json_of(self.post("/v1/completions", body.to_string().into()).await?).await;
-                // What it said first is what is wrong where it cannot do either.
-                content(&answer.map_err(|_| refused)?, "/text")
+                content(&asked("/v1/completions", body).await.map_err(|_| first)?, "/text")
             }
-            answer => content(&answer?, "/message/content"),
         }
     }
 }

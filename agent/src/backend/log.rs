@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-/// Lines of a second that are logged; the rest is counted.
-const MOST_LINES_A_SECOND: u32 = 50;
+/// Lines of a while that are logged; the rest is counted. Fifty a second, yet a stack trace comes whole.
+const MOST_LINES: u32 = 500;
+const WHILE: Duration = Duration::from_secs(10);
 const LONGEST_LINE_BYTES: u64 = 4 << 10;
 const KEPT: usize = 20;
 
@@ -68,7 +69,7 @@ pub(super) async fn follow(from: impl AsyncRead + Unpin, of: String, last: Arc<L
     pace.tell_dropped();
 }
 
-/// Holds the log to so many lines a second.
+/// Holds the log to so many lines in a while.
 struct Pace {
     of: String,
     since: Instant,
@@ -78,11 +79,11 @@ struct Pace {
 
 impl Pace {
     fn line(&mut self, text: &str) {
-        if self.since.elapsed() >= Duration::from_secs(1) {
+        if self.since.elapsed() >= WHILE {
             self.tell_dropped();
             (self.since, self.logged, self.dropped) = (Instant::now(), 0, 0);
         }
-        if self.logged < MOST_LINES_A_SECOND {
+        if self.logged < MOST_LINES {
             self.logged += 1;
             tracing::info!(child = self.of, "{text}");
         } else {

@@ -45,9 +45,12 @@ struct Arguments {
     /// From this request on, refuses each as malformed; 0 never.
     #[arg(long, default_value_t = 0)]
     refuse_from: u64,
-    /// Has no chat template.
+    /// Has no chat template, and says so.
     #[arg(long)]
     completes_only: bool,
+    /// Has no chat template, and hangs up when it is asked to chat.
+    #[arg(long)]
+    hangs_up_on_chats: bool,
     /// Never says that it is ready.
     #[arg(long)]
     never_ready: bool,
@@ -137,6 +140,7 @@ fn serve(mut stream: TcpStream, arguments: &Arguments, done: &Done) -> std::io::
         "/v1/chat/completions" if arguments.completes_only => {
             answer(&mut stream, 400, &json!({ "error": { "message": "provide a chat template" } }))
         }
+        "/v1/chat/completions" if arguments.hangs_up_on_chats => Ok(()),
         _ if done.asleep.load(Ordering::SeqCst) => answer(&mut stream, 503, &json!({ "message": "asleep" })),
         _ => {
             let outcome =

@@ -23,8 +23,7 @@ fn quantize_with(isa: Isa, floats: &[f32], words: &mut [u32], scales: &mut [f32]
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn avx512(floats: &[f32], words: &mut [u32], scales: &mut [f32], sums: &mut [[i32; 2]]) {
-            // SAFETY: this function runs only where the machine has the instructions.
-            by_block(floats, words, scales, sums, |block| unsafe { avx512::quantized(block) });
+            by_block(floats, words, scales, sums, |block| avx512::quantized(block));
         }
         match isa {
             // SAFETY: the caller names an instruction set that the machine has.
