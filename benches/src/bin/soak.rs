@@ -58,6 +58,7 @@ struct Counts {
     answered: AtomicU64,
     broken_off: AtomicU64,
     failed: AtomicU64,
+    rollouts: AtomicU64,
 }
 
 /// Killed when dropped.
@@ -113,7 +114,7 @@ async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<Exit
     let (mut next_sample, mut next_rollout) = (began, began + ROLLOUT_EVERY);
     let mut samples: Vec<Sample> = Vec::new();
     println!(
-        "| minute | own MB | program's pages MB | answered | broken off | failed |\n| ---: | ---: | ---: | ---: | ---: | ---: |"
+        "| minute | own MB | program's pages MB | answered | broken off | failed | rollouts |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     while began.elapsed() < length {
         let gap = -rng.random::<f64>().max(1e-9).ln() / arguments.rate;
@@ -125,7 +126,9 @@ async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<Exit
         let now = Instant::now();
         if now >= next_rollout {
             next_rollout += ROLLOUT_EVERY;
-            roll(&channel, rng.random()).await;
+            // The other model, which is kept ready ever after, comes first: its memory is no growth behind the first minutes.
+            let back = counts.rollouts.load(Ordering::Relaxed) > 0 && rng.random();
+            counts.rollouts.fetch_add(roll(&channel, back).await.into(), Ordering::Relaxed);
         }
         if now >= next_sample {
             next_sample += SAMPLE_EVERY;
@@ -178,19 +181,17 @@ fn body(question: &str, max_tokens: u32, format: Option<Value>) -> hyper::body::
     body.to_string().into()
 }
 
-/// To the other model, or back. One that is refused, since another is under way, is as good as none.
-async fn roll(channel: &Channel, back: bool) {
+/// To the other model, or back; whether it began. One that is refused, since another is under way, is as good as none.
+async fn roll(channel: &Channel, back: bool) -> bool {
     let mut control = ControlClient::new(channel.clone());
     let (deployment, context) = ("assistant".to_owned(), Some(ActionContext::default()));
     if back {
-        let _ = control
-            .rollback(RollbackRequest { deployment, context, to_revision: 0, cut_running: false })
-            .await;
+        let request = RollbackRequest { deployment, context, to_revision: 0, cut_running: false };
+        control.rollback(request).await.is_ok()
     } else {
         let model = "assistant-worse".to_owned();
-        let _ = control
-            .deploy(DeployRequest { deployment, context, model, force: true, ..DeployRequest::default() })
-            .await;
+        let request = DeployRequest { deployment, context, model, force: true, ..DeployRequest::default() };
+        control.deploy(request).await.is_ok()
     }
 }
 
@@ -239,13 +240,14 @@ fn row(samples: &[Sample], counts: &Counts) {
     let Some(sample) = samples.last() else { return };
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "| {:.0} | {:.1} | {:.1} | {} | {} | {} |",
+        "| {:.0} | {:.1} | {:.1} | {} | {} | {} | {} |",
         sample.seconds / 60.0,
         sample.own_bytes as f64 / 1e6,
         sample.file_bytes as f64 / 1e6,
         count(&counts.answered),
         count(&counts.broken_off),
-        count(&counts.failed)
+        count(&counts.failed),
+        count(&counts.rollouts)
     );
 }
 
