@@ -11,7 +11,7 @@ use llmdeck_proto::v1::{
     AbortRolloutRequest, ActionContext, Artifact, BenchNodeRequest, BenchRequest, CancelJobRequest,
     ChangePlan, ChangeResponse, DeployRequest, EvaluateRequest, FinetuneRequest, GetJobRequest,
     GetRolloutRequest, JobReport, JobSummary, ListArtifactsRequest, ListJobsRequest, ListRolloutsRequest,
-    RollbackRequest, Rollout, RolloutRequest,
+    RollbackRequest, Rollout, RolloutRequest, StopRequest,
 };
 use tonic::Request;
 
@@ -86,6 +86,7 @@ pub async fn act(
                 .rollback(patient(RollbackRequest { deployment, context, to_revision, cut_running: cut }))
                 .await?
         }
+        Action::Stop { deployment } => control.stop(patient(StopRequest { deployment, context })).await?,
         Action::Abort { deployment } => {
             control.abort_rollout(patient(AbortRolloutRequest { deployment, context })).await?
         }

@@ -259,6 +259,44 @@ fn rollback_dialog_from_the_key_to_its_refusal() {
 }
 
 #[test]
+fn what_stops_a_deployment_asks_for_its_name_and_sends_nothing_without() {
+    let (mut app, model) = (App::new(), model());
+    let typed = |app: &mut App, text: &str| {
+        text.chars().for_each(|letter| drop(press(app, &model, KeyCode::Char(letter))));
+    };
+    typed(&mut app, ":stop chat");
+    let asked = press(&mut app, &model, KeyCode::Enter);
+    let plan = ChangePlan {
+        deployment: "chat".into(),
+        from_revision: 8,
+        in_flight: 12,
+        effects: vec![
+            "chat takes no new requests: they are refused with 503".into(),
+            "12 running finish; then its memory is given back".into(),
+        ],
+        undo: "llmdeck rollback chat, which loads chat@8 again".into(),
+        ..ChangePlan::default()
+    };
+    update(&mut app, &model, AppEvent::Answer(Answer::Planned { serial: serial(&asked), plan: Ok(plan) }));
+    typed(&mut app, "chatt");
+    assert!(press(&mut app, &model, KeyCode::Enter).is_empty(), "another name stops nothing");
+    insta::assert_snapshot!("stop_80x24", screen(&app, &model, (80, 24), false));
+
+    press(&mut app, &model, KeyCode::Backspace);
+    press(&mut app, &model, KeyCode::Tab);
+    typed(&mut app, "too hot");
+    let sent = press(&mut app, &model, KeyCode::Enter);
+    let [Intent::Act { action: Action::Stop { deployment }, reason, dry_run: false, .. }] = &sent[..] else {
+        panic!("{sent:?}")
+    };
+    assert_eq!((deployment.as_str(), reason.as_str()), ("chat", "too hot"));
+    let done = Answer::Accepted { serial: serial(&sent), id: Ok(String::new()) };
+    update(&mut app, &model, AppEvent::Answer(done));
+    let screen = screen(&app, &model, (80, 24), false);
+    assert!(screen.contains("chat is stopped; rolling back brings it back"), "{screen}");
+}
+
+#[test]
 fn a_plan_of_many_effects_covers_neither_its_way_back_nor_the_reason() {
     let plan_of = |effects: usize| ChangePlan {
         deployment: "chat".into(),

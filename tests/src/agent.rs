@@ -228,7 +228,7 @@ pub async fn change(channel: &Channel, action: Action, reason: &str) -> Result<R
         | Action::Promote { deployment }
         | Action::Evaluate { deployment }
         | Action::Bench { deployment } => deployment.clone(),
-        Action::BenchNode | Action::CancelJob { .. } | Action::Finetune { .. } => {
+        Action::Stop { .. } | Action::BenchNode | Action::CancelJob { .. } | Action::Finetune { .. } => {
             panic!("{action:?} has no rollout")
         }
     };

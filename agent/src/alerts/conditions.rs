@@ -3,7 +3,7 @@ use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::gpu_driver::State as DriverState;
 use llmdeck_proto::v1::{Deployment, Frame, Gpu, Host, Revision, Rollout};
 
-use crate::serving::LOADING;
+use crate::serving::{LOADING, STOPPED};
 
 /// Fewer requests than this say nothing about a percentile.
 const LEAST_SAMPLES: u64 = 20;
@@ -58,8 +58,10 @@ fn condition(
 fn of_deployment(deployment: &Deployment, found: &mut Vec<Condition>) {
     let name = &deployment.name;
     if !deployment.unavailable.is_empty() && deployment.unavailable != LOADING {
+        // What an operator wanted so is no fault.
+        let severity = if deployment.unavailable == STOPPED { Severity::Warning } else { Severity::Bad };
         let text = format!("cannot serve: {}", deployment.unavailable);
-        found.push(condition(Severity::Bad, name, "unavailable", text));
+        found.push(condition(severity, name, "unavailable", text));
     }
     let (depth, limit) = (deployment.queue_depth, deployment.queue_limit);
     if limit > 0 && f64::from(depth) >= f64::from(limit) * QUEUE_LONG {

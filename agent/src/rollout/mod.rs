@@ -15,6 +15,7 @@ mod rollback;
 mod run;
 mod start;
 mod steer;
+mod stop;
 mod strategy;
 
 pub use controller::{Controller, RolloutSettings};

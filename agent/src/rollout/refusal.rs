@@ -65,6 +65,14 @@ pub enum Refused {
         /// Who changed it, when.
         what: String,
     },
+    /// Nothing serves.
+    #[error("{deployment} does not serve, so there is nothing to stop: {why}")]
+    NothingToStop {
+        /// Which deployment.
+        deployment: String,
+        /// Why nothing serves.
+        why: String,
+    },
     /// Nothing to abort.
     #[error("{deployment} has no rollout that could still be ended; after the swap, roll back instead")]
     NothingToAbort {

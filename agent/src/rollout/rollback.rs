@@ -95,7 +95,10 @@ impl Controller {
     fn rollback_target(&self, deployment: &Deployment, asked: u32) -> Result<RevisionRow, Refused> {
         let name = deployment.name();
         let number = match asked {
-            0 => self.store.deployment(name)?.and_then(|row| row.previous_revision),
+            0 => self
+                .store
+                .deployment(name)?
+                .and_then(|row| if row.stopped { Some(row.stable_revision) } else { row.previous_revision }),
             number => Some(number),
         };
         let number = number.ok_or_else(|| Refused::NothingEarlier { deployment: name.to_owned() })?;

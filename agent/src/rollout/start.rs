@@ -13,7 +13,7 @@ use crate::backend::BackendSpec;
 use crate::placement::{LoadError, Memory};
 use crate::quality::ask;
 use crate::security::identity::Operator;
-use crate::serving::Deployment;
+use crate::serving::{Deployment, STOPPED};
 use crate::store::{Configured, NewRevision, RevisionRow};
 use crate::time::unix_ms;
 
@@ -54,6 +54,11 @@ impl Controller {
     /// the deployment says so and serves nothing.
     pub async fn bring_up(&self, deployment: &Arc<Deployment>, configured: &str) {
         let subject = deployment.name().to_owned();
+        if self.store.deployment(&subject).is_ok_and(|row| row.is_some_and(|row| row.stopped)) {
+            deployment.set_unavailable(STOPPED);
+            self.events.push(Severity::Warning, &subject, STOPPED, "");
+            return;
+        }
         match self.try_bring_up(deployment, configured).await {
             Ok(text) => self.events.push(Severity::Information, &subject, text, ""),
             Err(reason) => {

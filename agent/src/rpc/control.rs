@@ -3,7 +3,7 @@ use std::sync::Arc;
 use llmdeck_proto::v1::control_server;
 use llmdeck_proto::v1::{
     AbortRolloutRequest, ChangeResponse, DeployRequest, GetRolloutRequest, GetRolloutResponse,
-    ListRolloutsRequest, ListRolloutsResponse, RollbackRequest, RolloutRequest,
+    ListRolloutsRequest, ListRolloutsResponse, RollbackRequest, RolloutRequest, StopRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -29,6 +29,11 @@ impl control_server::Control for Control {
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ChangeResponse>, Status> {
         let operator = self.authorized(&request, "Control/Rollback", |request| &request.deployment).await?;
         answered(self.0.controller.rollback(operator, request.into_inner()).await)
+    }
+
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let operator = self.authorized(&request, "Control/Stop", |request| &request.deployment).await?;
+        answered(self.0.controller.stop(operator, request.into_inner()).await)
     }
 
     async fn abort_rollout(
@@ -121,6 +126,7 @@ fn status(refused: &Refused) -> Status {
         Refused::NothingEarlier { .. }
         | Refused::AlreadyServing { .. }
         | Refused::Busy { .. }
+        | Refused::NothingToStop { .. }
         | Refused::NothingToAbort { .. }
         | Refused::NothingToSteer { .. } => Status::failed_precondition(message),
         Refused::Moved { .. } => Status::aborted(message),

@@ -67,11 +67,12 @@ pub enum Subject<'a> {
 }
 
 /// The least role for every call. A call that is not here is refused to everyone.
-pub const RULES: [(&str, Role); 34] = [
+pub const RULES: [(&str, Role); 35] = [
     ("Telemetry/Watch", Role::Viewer),
     ("Telemetry/History", Role::Viewer),
     ("Control/Deploy", Role::Operator),
     ("Control/Rollback", Role::Operator),
+    ("Control/Stop", Role::Operator),
     ("Control/AbortRollout", Role::Operator),
     ("Control/PauseRollout", Role::Operator),
     ("Control/ResumeRollout", Role::Operator),

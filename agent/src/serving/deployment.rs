@@ -18,6 +18,9 @@ use crate::placement::{LoadError, Loaded, Loader, Variant};
 /// Why a deployment cannot serve while the agent starts.
 pub const LOADING: &str = "its model is still loading";
 
+/// Why one cannot serve that an operator stopped.
+pub const STOPPED: &str = "it was stopped; a deploy or a rollback brings it back";
+
 /// Copies for a shadow take at most one part of so many of the places that users have.
 const MOST_COPIES_PART: usize = 4;
 
@@ -221,6 +224,14 @@ impl Deployment {
         set(&mut revisions, revision, State::Serving);
         self.route.store(Some(Arc::new(Route { stable: Arc::clone(revision), split: None })));
         self.lock_unavailable().clear();
+    }
+
+    /// Sends no request to any revision from this moment on; what runs finishes.
+    pub fn stop(&self) {
+        let mut revisions = self.lock();
+        self.set_unavailable(STOPPED);
+        self.route.store(None);
+        revisions.iter_mut().for_each(|known| known.state = State::Draining);
     }
 
     /// Sends a part of the new requests, or copies of them, to a candidate; the rest stays where it is. Replaces the

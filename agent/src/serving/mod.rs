@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use admission::{AdmissionError, Admitted, Rescue};
-pub use deployment::{Deployment, DeploymentLimits, LOADING};
+pub use deployment::{Deployment, DeploymentLimits, LOADING, STOPPED};
 pub use generation::{Generation, GenerationStep, NotStarted};
 pub use meter::{CUT, Meter};
 pub use revision::{InFlight, LiveRevision};

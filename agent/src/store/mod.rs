@@ -24,7 +24,7 @@ pub use keys::{KeyRow, KeyRows, SecretRow, UsageRow};
 pub use revisions::{Configured, DeploymentRow, EngineRow, NewRevision, PartRow, RevisionRow};
 
 /// Numbered, applied in order, never edited once landed.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_keys.sql"),
     include_str!("migrations/0003_artifacts.sql"),
@@ -32,6 +32,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0005_datasets.sql"),
     include_str!("migrations/0006_finetune_history.sql"),
     include_str!("migrations/0007_engine_settings.sql"),
+    include_str!("migrations/0008_stopped.sql"),
 ];
 
 /// Of each connection, in KiB as SQLite has it (negative): it fills at once, where its usual 2 MB fill over hours. The system

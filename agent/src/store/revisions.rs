@@ -11,6 +11,8 @@ pub struct DeploymentRow {
     pub stable_revision: u32,
     /// What a rollback goes to, where there is one.
     pub previous_revision: Option<u32>,
+    /// An operator took it out of service.
+    pub stopped: bool,
 }
 
 /// What a revision is made of.
@@ -168,15 +170,21 @@ impl Store {
     pub fn deployment(&self, name: &str) -> Result<Option<DeploymentRow>, StoreError> {
         self.connection()
             .query_row(
-                "SELECT stable_revision, previous_revision FROM deployment WHERE name = ?1",
+                "SELECT stable_revision, previous_revision, stopped FROM deployment WHERE name = ?1",
                 [name],
-                |row| Ok(DeploymentRow { stable_revision: row.get(0)?, previous_revision: row.get(1)? }),
+                |row| {
+                    Ok(DeploymentRow {
+                        stable_revision: row.get(0)?,
+                        previous_revision: row.get(1)?,
+                        stopped: row.get(2)?,
+                    })
+                },
             )
             .optional()
             .map_err(|error| self.fail(error))
     }
 
-    /// The promise changes: `number` is stable from now on, and what was is the one to roll back to.
+    /// The promise changes: `number` is stable from now on, and what was is the one to roll back to. What was stopped serves again.
     ///
     /// # Errors
     /// When it could not be made durable; then nothing has changed.
@@ -184,10 +192,22 @@ impl Store {
         self.connection()
             .execute(
                 "INSERT INTO deployment (name, stable_revision) VALUES (?1, ?2)
-                 ON CONFLICT (name) DO UPDATE SET previous_revision = stable_revision, stable_revision = ?2
-                 WHERE stable_revision <> ?2",
+                 ON CONFLICT (name) DO UPDATE SET
+                     previous_revision = iif(stable_revision <> ?2, stable_revision, previous_revision),
+                     stable_revision = ?2, stopped = 0",
                 params![name, number],
             )
+            .map(drop)
+            .map_err(|error| self.fail(error))
+    }
+
+    /// Nothing serves from now on, whatever was promised.
+    ///
+    /// # Errors
+    /// When it could not be made durable; then nothing has changed.
+    pub fn stop(&self, name: &str) -> Result<(), StoreError> {
+        self.connection()
+            .execute("UPDATE deployment SET stopped = 1 WHERE name = ?1", [name])
             .map(drop)
             .map_err(|error| self.fail(error))
     }
@@ -340,7 +360,15 @@ mod tests {
         store.promise("chat", 2).unwrap();
         store.promise("chat", 2).unwrap();
         let row = store.deployment("chat").unwrap();
-        assert_eq!(row, Some(DeploymentRow { stable_revision: 2, previous_revision: Some(1) }));
+        let promised = DeploymentRow { stable_revision: 2, previous_revision: Some(1), stopped: false };
+        assert_eq!(row, Some(promised.clone()));
+        store.stop("chat").unwrap();
+        assert_eq!(
+            store.deployment("chat").unwrap(),
+            Some(DeploymentRow { stopped: true, ..promised.clone() })
+        );
+        store.promise("chat", 2).unwrap();
+        assert_eq!(store.deployment("chat").unwrap(), Some(promised));
         assert_eq!(store.next_revision_number("chat").unwrap(), 4);
         assert_eq!(store.next_revision_number("other").unwrap(), 1);
         let third = store.revision("chat", 3).unwrap().unwrap();

@@ -72,6 +72,11 @@ pub enum Action {
         /// Running requests do not finish where they are.
         cut: bool,
     },
+    /// Out of service.
+    Stop {
+        /// Which deployment.
+        deployment: String,
+    },
     /// End a rollout that has not swapped.
     Abort {
         /// Which deployment.

@@ -30,6 +30,11 @@ pub enum DialogKind {
     Rollback,
     /// Everything to a candidate that is being tried.
     Promote,
+    /// Out of service; it is confirmed by typing its name.
+    Stop {
+        /// What is typed.
+        name: TextField,
+    },
 }
 
 /// Where typing goes.
@@ -37,6 +42,8 @@ pub enum DialogKind {
 pub enum Field {
     /// The model of a redeploy, or the dataset.
     Choice,
+    /// The name that confirms.
+    Name,
     /// Why.
     Reason,
 }
@@ -100,6 +107,7 @@ impl Dialog {
                 Action::Finetune { deployment, dataset: dataset.text().trim().to_owned() }
             }
             DialogKind::Promote => Action::Promote { deployment },
+            DialogKind::Stop { .. } => Action::Stop { deployment },
             DialogKind::Rollback => Action::Rollback { deployment, to_revision: 0, cut: false },
         }
     }
@@ -117,7 +125,7 @@ impl DialogKind {
         match self {
             Self::Deploy { model, tags, .. } => Some((model, tags)),
             Self::Finetune { dataset, tags } => Some((dataset, tags)),
-            Self::Rollback | Self::Promote => None,
+            Self::Rollback | Self::Promote | Self::Stop { .. } => None,
         }
     }
 
@@ -125,7 +133,7 @@ impl DialogKind {
         match self {
             Self::Deploy { model, tags, .. } => Some((model, tags)),
             Self::Finetune { dataset, tags } => Some((dataset, tags)),
-            Self::Rollback | Self::Promote => None,
+            Self::Rollback | Self::Promote | Self::Stop { .. } => None,
         }
     }
 }

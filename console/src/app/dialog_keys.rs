@@ -15,7 +15,10 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
     // What is wrong is most often why someone rolls back.
     let reason = match kind {
         DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
-        DialogKind::Deploy { .. } | DialogKind::Finetune { .. } | DialogKind::Promote => String::new(),
+        DialogKind::Deploy { .. }
+        | DialogKind::Finetune { .. }
+        | DialogKind::Promote
+        | DialogKind::Stop { .. } => String::new(),
     };
     let reason = TextField::new(&reason);
     let serial = app.next_serial();
@@ -33,18 +36,28 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
 }
 
 pub(super) fn open_rollback(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
-    open_planned(app, model, key, DialogKind::Rollback)
+    open_planned(app, model, key, DialogKind::Rollback, Field::Reason)
 }
 
 pub(super) fn open_promote(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
-    open_planned(app, model, key, DialogKind::Promote)
+    open_planned(app, model, key, DialogKind::Promote, Field::Reason)
 }
 
-fn open_planned(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind) -> Vec<Intent> {
+pub(super) fn open_stop(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
+    open_planned(app, model, key, DialogKind::Stop { name: TextField::default() }, Field::Name)
+}
+
+fn open_planned(
+    app: &mut App,
+    model: &Model,
+    key: DeploymentKey,
+    kind: DialogKind,
+    field: Field,
+) -> Vec<Intent> {
     if only_looked_at(app, model, &key) {
         return Vec::new();
     }
-    let mut dialog = dialog(app, model, key, kind, Field::Reason);
+    let mut dialog = dialog(app, model, key, kind, field);
     let intent = ask_plan(app, &mut dialog);
     app.overlay = Some(Overlay::Dialog(Box::new(dialog)));
     vec![intent]
@@ -124,6 +137,7 @@ pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEven
         KeyCode::Tab | KeyCode::BackTab => {
             dialog.field = match (&dialog.kind, dialog.field) {
                 (kind, Field::Reason) if kind.choice().is_some() => Field::Choice,
+                (DialogKind::Stop { .. }, Field::Reason) => Field::Name,
                 _ => Field::Reason,
             };
             if dialog.field == Field::Reason && matches!(dialog.plan, PlanState::None) {
@@ -145,8 +159,12 @@ pub(super) fn on_dialog_key(app: &mut App, mut dialog: Box<Dialog>, key: KeyEven
             }
         }
         _ => {
-            let changed_choice = match (dialog.kind.choice_mut(), dialog.field) {
-                (Some((chosen, _)), Field::Choice) => chosen.key(key),
+            let changed_choice = match (&mut dialog.kind, dialog.field) {
+                (DialogKind::Stop { name }, Field::Name) => {
+                    name.key(key);
+                    false
+                }
+                (kind, Field::Choice) => kind.choice_mut().is_some_and(|(chosen, _)| chosen.key(key)),
                 _ => {
                     dialog.reason.key(key);
                     false
@@ -171,8 +189,15 @@ fn next_strategy(strategy: Strategy) -> Strategy {
 }
 
 fn on_dialog_enter(app: &mut App, dialog: &mut Dialog) -> Vec<Intent> {
+    if let DialogKind::Stop { name } = &dialog.kind
+        && name.text().trim() != dialog.key.name
+    {
+        dialog.field = Field::Name;
+        dialog.error = Some(format!("type {} to stop it", dialog.key.name));
+        return Vec::new();
+    }
     match (&dialog.plan, dialog.field) {
-        (PlanState::Ready(_), Field::Reason) => {
+        (PlanState::Ready(_), Field::Reason | Field::Name) => {
             let serial = app.next_serial();
             dialog.progress = Progress::Sent(serial);
             dialog.error = None;

@@ -22,6 +22,8 @@ pub enum Command {
     Finetune(DeploymentKey),
     /// Begin a rollback.
     Rollback(DeploymentKey),
+    /// Take out of service.
+    Stop(DeploymentKey),
     /// To the rollout of a deployment.
     OpenRollout(DeploymentKey),
     /// Hold a canary at its step.
@@ -72,6 +74,7 @@ impl Palette {
             all.push((format!("deploy {at}"), Command::Deploy(key.clone())));
             all.push((format!("finetune {at}"), Command::Finetune(key.clone())));
             all.push((format!("rollback {at}"), Command::Rollback(key.clone())));
+            all.push((format!("stop {at}"), Command::Stop(key.clone())));
             all.push((format!("rollout {at}"), Command::OpenRollout(key.clone())));
             all.push((format!("rollout pause {at}"), Command::Pause(key.clone())));
             all.push((format!("rollout resume {at}"), Command::Resume(key.clone())));

@@ -5,7 +5,7 @@ use ratatui::layout::Position;
 
 use super::action::{Action, Answer, Intent};
 use super::dialog::{Field, PlanState, Progress};
-use super::dialog_keys::{on_dialog_key, open_deploy, open_finetune, open_promote, open_rollback};
+use super::dialog_keys::{on_dialog_key, open_deploy, open_finetune, open_promote, open_rollback, open_stop};
 use super::jobs::JobKey;
 use super::palette::{Command, Palette};
 use super::rows::{deployment_rows, node_rows};
@@ -233,6 +233,7 @@ fn run_command(app: &mut App, model: &Model, command: Command) -> Vec<Intent> {
         Command::Deploy(key) => return open_deploy(app, model, key),
         Command::Finetune(key) => return open_finetune(app, model, key),
         Command::Rollback(key) => return open_rollback(app, model, key),
+        Command::Stop(key) => return open_stop(app, model, key),
         Command::OpenRollout(key) => return app.open_rollout(key),
         Command::Pause(key) => return vec![at_once(app, key.node, Action::Pause { deployment: key.name })],
         Command::Resume(key) => return vec![at_once(app, key.node, Action::Resume { deployment: key.name })],
@@ -342,6 +343,11 @@ fn on_answer(app: &mut App, answer: Answer) -> Vec<Intent> {
         }
         (Answer::Accepted { serial, id }, Some(dialog)) if dialog.progress == Progress::Sent(serial) => {
             match id {
+                // What has no steps to follow is done.
+                Ok(id) if id.is_empty() => {
+                    app.notice = Some(format!("{} is stopped; rolling back brings it back", dialog.key.name));
+                    app.overlay = None;
+                }
                 Ok(id) => dialog.progress = Progress::Following(id),
                 Err(error) => {
                     dialog.progress = Progress::Editing;

@@ -8,7 +8,7 @@ use llmdeck_proto::v1::rollout::{State, Strategy};
 use llmdeck_proto::v1::{ActionContext, Assessment, ChangePlan, Rollout, RolloutStep};
 use serde_json::{Value, json};
 
-use super::confirm::go_on;
+use super::confirm::{go_on, type_the_name};
 use super::output::print_json;
 use super::rollout::show;
 use super::span::span;
@@ -85,6 +85,17 @@ pub(super) struct RollbackArguments {
     /// rest end with an error.
     #[arg(long)]
     cut: bool,
+    /// Why, for the audit.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    change: ChangeArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArguments {
+    /// The deployment.
+    name: String,
     /// Why, for the audit.
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -171,6 +182,27 @@ pub(super) async fn rollback(arguments: RollbackArguments) -> Result<(), CliErro
     make(Action::Rollback { deployment: name, to_revision: to, cut }, reason, change).await
 }
 
+/// Shows what would end, has its name typed, and stops it.
+pub(super) async fn stop(arguments: StopArguments) -> Result<(), CliError> {
+    let StopArguments { name, reason, change: ChangeArguments { dry_run, yes, common } } = arguments;
+    let channel = dial(&common.target);
+    let action = Action::Stop { deployment: name.clone() };
+    let plan = planned(&channel, action.clone(), &reason).await?;
+    if dry_run {
+        return show_plan(&plan, common.json);
+    }
+    if !yes {
+        print_effects(&plan, io::stderr())?;
+        type_the_name(&format!("{name} serves nobody then"), &name)?;
+    }
+    request::act(channel, action, decided(&plan, reason)).await?;
+    if common.json {
+        Ok(print_json(&plan_json(&plan))?)
+    } else {
+        Ok(writeln!(io::stdout(), "{name} is stopped; undo: {}", plan.undo)?)
+    }
+}
+
 pub(super) async fn evaluate(arguments: EvaluateArguments) -> Result<(), CliError> {
     let EvaluateArguments { name, common } = arguments;
     let job = request::evaluate(dial(&common.target), name).await?;
@@ -185,20 +217,35 @@ pub(super) async fn evaluate(arguments: EvaluateArguments) -> Result<(), CliErro
 async fn make(action: Action, reason: String, change: ChangeArguments) -> Result<(), CliError> {
     let ChangeArguments { dry_run, yes, common } = change;
     let channel = dial(&common.target);
-    let asked = ActionContext { dry_run: true, reason: reason.clone(), ..ActionContext::default() };
-    let plan = request::act(channel.clone(), action.clone(), asked).await?.plan.unwrap_or_default();
+    let plan = planned(&channel, action.clone(), &reason).await?;
     if dry_run {
-        return if common.json {
-            Ok(print_json(&plan_json(&plan))?)
-        } else {
-            Ok(print_plan(&plan, io::stdout())?)
-        };
+        return show_plan(&plan, common.json);
     }
     if !yes {
         print_plan(&plan, io::stderr())?;
         go_on()?;
     }
     carry_out(&channel, action, &plan, reason, common.json).await
+}
+
+/// What a change would do.
+async fn planned(channel: &Channel, action: Action, reason: &str) -> Result<ChangePlan, CliError> {
+    let asked = ActionContext { dry_run: true, reason: reason.to_owned(), ..ActionContext::default() };
+    Ok(request::act(channel.clone(), action, asked).await?.plan.unwrap_or_default())
+}
+
+fn show_plan(plan: &ChangePlan, json: bool) -> Result<(), CliError> {
+    if json { Ok(print_json(&plan_json(plan))?) } else { Ok(print_plan(plan, io::stdout())?) }
+}
+
+/// Made only while what the plan saw still serves, and once, however often it is asked for.
+fn decided(plan: &ChangePlan, reason: String) -> ActionContext {
+    ActionContext {
+        idempotency_key: format!("{:032x}", rand::random::<u128>()),
+        expected_revision: plan.from_revision,
+        reason,
+        dry_run: false,
+    }
 }
 
 /// Makes a change as it was planned, and follows it to its end.
@@ -210,13 +257,7 @@ pub(super) async fn carry_out(
     json: bool,
 ) -> Result<(), CliError> {
     let name = &plan.deployment;
-    let context = ActionContext {
-        idempotency_key: format!("{:032x}", rand::random::<u128>()),
-        expected_revision: plan.from_revision,
-        reason,
-        dry_run: false,
-    };
-    let id = request::act(channel.clone(), action, context).await?.rollout_id;
+    let id = request::act(channel.clone(), action, decided(plan, reason)).await?.rollout_id;
     let rollout = follow(channel.clone(), name, &id, json).await?;
     show(&rollout, json)?;
     match rollout.state() {
@@ -251,15 +292,17 @@ async fn follow(channel: Channel, name: &str, id: &str, json: bool) -> Result<Ro
 pub(super) fn print_plan(plan: &ChangePlan, mut out: impl Write) -> io::Result<()> {
     let name = &plan.deployment;
     writeln!(out, "from    {name}@{}  {}", plan.from_revision, plan.from_model)?;
-    writeln!(out, "to      {name}@{}  {}", plan.to_revision, plan.to_model)?;
+    if plan.to_revision > 0 {
+        writeln!(out, "to      {name}@{}  {}", plan.to_revision, plan.to_model)?;
+    }
     for (index, effect) in plan.effects.iter().enumerate() {
         writeln!(out, "{}{effect}", if index == 0 { "effect  " } else { "        " })?;
     }
     writeln!(out, "undo    {}", plan.undo)
 }
 
-pub(super) fn print_effects(plan: &ChangePlan) -> io::Result<()> {
-    plan.effects.iter().try_for_each(|effect| writeln!(io::stdout(), "{effect}"))
+pub(super) fn print_effects(plan: &ChangePlan, mut out: impl Write) -> io::Result<()> {
+    plan.effects.iter().try_for_each(|effect| writeln!(out, "{effect}"))
 }
 
 pub(super) fn plan_json(plan: &ChangePlan) -> Value {

@@ -56,6 +56,8 @@ enum Command {
     Diff(file::DiffArguments),
     /// Move a deployment back to an earlier revision.
     Rollback(change::RollbackArguments),
+    /// Take a deployment out of service, until a deploy or a rollback brings it back
+    Stop(change::StopArguments),
     /// Look at a rollout, hold it, let it go on, promote it or end it.
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
@@ -153,6 +155,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Command::Deploy(arguments)) => change::deploy(arguments).await?,
         Some(Command::Diff(arguments)) => return file::diff(arguments).await,
         Some(Command::Rollback(arguments)) => change::rollback(arguments).await?,
+        Some(Command::Stop(arguments)) => change::stop(arguments).await?,
         Some(Command::Rollout(command)) => rollout::run(command).await?,
         Some(Command::Evaluate(arguments)) => change::evaluate(arguments).await?,
         Some(Command::Bench(arguments)) => return bench::run(*arguments).await,

@@ -95,7 +95,11 @@ pub(super) async fn run(command: RolloutCommand) -> Result<(), CliError> {
             let changed =
                 request::act(dial(&common.target), Action::Abort { deployment: name }, context).await?;
             let plan = changed.plan.unwrap_or_default();
-            if common.json { Ok(print_json(&plan_json(&plan))?) } else { Ok(print_effects(&plan)?) }
+            if common.json {
+                Ok(print_json(&plan_json(&plan))?)
+            } else {
+                Ok(print_effects(&plan, io::stdout())?)
+            }
         }
     }
 }
@@ -126,7 +130,7 @@ async fn steer(action: fn(String) -> Action, arguments: SteerArguments) -> Resul
     let context = ActionContext { reason, dry_run, ..ActionContext::default() };
     let changed = request::act(dial(&common.target), action(name), context).await?;
     let plan = changed.plan.unwrap_or_default();
-    if common.json { Ok(print_json(&plan_json(&plan))?) } else { Ok(print_effects(&plan)?) }
+    if common.json { Ok(print_json(&plan_json(&plan))?) } else { Ok(print_effects(&plan, io::stdout())?) }
 }
 
 pub(super) fn show(rollout: &Rollout, json: bool) -> Result<(), CliError> {

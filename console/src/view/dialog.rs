@@ -23,6 +23,7 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         DialogKind::Finetune { .. } => format!("Teach {}", dialog.key.name),
         DialogKind::Rollback => format!("Roll back {}", dialog.key.name),
         DialogKind::Promote => format!("Promote {}", dialog.key.name),
+        DialogKind::Stop { .. } => format!("Stop {}", dialog.key.name),
     };
     let (height, effects) = room(dialog, area.height);
     let mut pen = boxed(view, &title, (WIDTH, height), area, buffer);
@@ -62,6 +63,11 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
         PlanState::Ready(plan) => y = draw_plan(&mut pen, y, plan, effects),
     }
     y += 1;
+    if let DialogKind::Stop { name } = &dialog.kind {
+        let editing = dialog.field == Field::Name && dialog.progress == Progress::Editing;
+        field(view, &mut pen, y.min(last - 3), "its name", name, editing);
+        y += 1;
+    }
     if matches!(dialog.plan, PlanState::Ready(_)) || dialog.kind.choice().is_none() {
         let editing = dialog.field == Field::Reason && dialog.progress == Progress::Editing;
         field(view, &mut pen, y.min(last - 2), "reason", &dialog.reason, editing);
@@ -73,7 +79,11 @@ pub(super) fn draw(view: &View<'_>, dialog: &Dialog, area: Rect, buffer: &mut Bu
 /// never covered by them.
 fn room(dialog: &Dialog, rows: u16) -> (u16, usize) {
     let PlanState::Ready(plan) = &dialog.plan else { return (LEAST_HEIGHT, 0) };
-    let fields = if dialog.kind.choice().is_some() { 2 } else { 0 };
+    let fields = match dialog.kind {
+        DialogKind::Deploy { .. } | DialogKind::Finetune { .. } => 2,
+        DialogKind::Stop { .. } => 1,
+        DialogKind::Rollback | DialogKind::Promote => 0,
+    };
     let revisions = if plan.to_revision > 0 { 2 } else { 0 };
     let others = OTHER_ROWS + fields + revisions;
     let height =
@@ -130,6 +140,7 @@ fn draw_progress(view: &View<'_>, dialog: &Dialog, pen: &mut Pen<'_>, last: u16)
         Progress::Editing => match (&dialog.kind, &dialog.plan) {
             (DialogKind::Rollback, _) => "Enter roll back   Esc no",
             (DialogKind::Promote, _) => "Enter promote   Esc no",
+            (DialogKind::Stop { .. }, _) => "Enter stop it   Tab reason   Esc no",
             (DialogKind::Finetune { .. }, PlanState::Ready(_)) => "Enter teach   Tab data   Esc no",
             (_, PlanState::Ready(_)) => "Enter deploy   Tab model   Ctrl-S strategy   Ctrl-F force   Esc no",
             _ => "Enter see what would change   Down choose   Esc no",
