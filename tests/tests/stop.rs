@@ -56,6 +56,8 @@ async fn a_script_stops_it_for_good_and_a_rollback_brings_it_back() {
     agent.restart();
     is_refused(&agent).await;
     holds_nothing(&agent).await;
+    let looked = words(&agent.llmdeck(&["rollback", "assistant", "--reason", "look", "--dry-run"]));
+    assert!(looked.contains("loads assistant: "), "beside nothing: {looked}");
     let back = Action::Rollback { deployment: "assistant".into(), to_revision: 0, cut: false };
     let back = change(&agent.channel(), back, "it has cooled down").await.unwrap();
     assert_eq!((back.state(), back.to_revision), (State::Done, 1), "{}", back.detail);

@@ -36,13 +36,14 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     let name = facts.deployment;
     let (to, model) = facts.to;
     let (from, from_model) = facts.from.unwrap_or((0, ""));
+    let beside = if from > 0 { format!(" beside {name}@{from}") } else { String::new() };
     let mut effects = Vec::new();
     if let Some(room) = facts.room {
         effects.extend(room.effects());
         match &room.model {
             // Two lines: the first must be whole on the narrowest screen.
             ModelSource::Loads(needed) => {
-                effects.push(format!("loads {model} beside {name}@{from}: {}", size(needed.total_bytes())));
+                effects.push(format!("loads {model}{beside}: {}", size(needed.total_bytes())));
                 effects.push(format!(
                     "that is weights {}, cache {}, scratch {}",
                     size(needed.weights_bytes),
@@ -58,7 +59,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
                 effects.push(format!("wakes the server of {name}@{to}, which stands by asleep"));
             }
             ModelSource::Server => {
-                effects.push(format!("makes the server of {model} ready beside {name}@{from}"));
+                effects.push(format!("makes the server of {model} ready{beside}"));
             }
         }
         let (adapter, prompt) = facts.changes;
@@ -89,7 +90,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     let undo = if from > 0 {
         format!("roll back: {name}@{from} is kept ready while memory allows")
     } else {
-        format!("deploy {name} again")
+        format!("llmdeck stop {name}")
     };
     ChangePlan {
         deployment: name.to_owned(),

@@ -61,7 +61,9 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
         None => format!("  {}", deployment.unavailable),
     };
     x = pen.put(x, 0, &what, Tone::Plain);
-    if let Some(alert) = alert {
+    // Why it does not serve is said already.
+    let told = |alert: &String| stable.is_none() && alert.contains(&deployment.unavailable);
+    if let Some(alert) = alert.filter(|alert| !told(alert)) {
         pen.put(x + 2, 0, &alert, if health == Health::Bad { Tone::Bad } else { Tone::Warning });
     }
     let window = view.model.series(key).map(|series| series.window(WINDOW, None)).unwrap_or_default();
@@ -229,18 +231,18 @@ fn percentiles(
     time_axis(view, &points, height + 1, pen);
 }
 
-/// A tick wherever another revision became stable, with its number.
+/// A tick wherever another revision became stable, with its number, or none did.
 fn time_axis(view: &View<'_>, points: &[&DeploymentPoint], y: u16, pen: &mut Pen<'_>) {
     let start = pen.area.width.saturating_sub(1 + u16::try_from(points.len()).unwrap_or(0));
     pen.put(AXIS, y, &view.theme.symbols.rule.repeat((pen.area.width - AXIS - 1).into()), Tone::Quiet);
     for (column, pair) in (start + 1..).zip(points.windows(2)) {
         if pair[0].stable_revision != pair[1].stable_revision {
-            pen.put(
-                column,
-                y,
-                &format!("{}@{}", view.theme.symbols.side, pair[1].stable_revision),
-                Tone::Information,
-            );
+            let symbols = &view.theme.symbols;
+            let revision = match pair[1].stable_revision {
+                0 => format!("{}{}", symbols.side, symbols.missing),
+                number => format!("{}@{number}", symbols.side),
+            };
+            pen.put(column, y, &revision, Tone::Information);
         }
     }
 }
