@@ -3,6 +3,7 @@ use std::sync::{Mutex, PoisonError};
 
 use llmdeck_engine::engine::{Engine, EngineReadings};
 use llmdeck_engine::footprint::Footprint;
+use llmdeck_engine::give_gaps_back;
 
 use super::budget::Reservation;
 
@@ -12,13 +13,23 @@ pub struct Loaded {
     footprint: Footprint,
     told: Mutex<EngineReadings>,
     holder: u32,
-    /// Given back after the engine is gone.
+    /// What is dropped from here on is dropped after the engine.
+    _gaps: Gaps,
     _reservation: Reservation,
+}
+
+/// What many small allocations of an engine leave between those of others.
+struct Gaps;
+
+impl Drop for Gaps {
+    fn drop(&mut self) {
+        give_gaps_back();
+    }
 }
 
 impl Loaded {
     pub(super) fn new(engine: Engine, footprint: Footprint, holder: u32, reservation: Reservation) -> Self {
-        Self { engine, footprint, told: Mutex::default(), holder, _reservation: reservation }
+        Self { engine, footprint, told: Mutex::default(), holder, _gaps: Gaps, _reservation: reservation }
     }
 
     /// How it stands; what it counts is since the last call.
