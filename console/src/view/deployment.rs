@@ -221,10 +221,13 @@ fn percentiles(
     pen.put_right(AXIS - 1, 1, &milliseconds(high as u64), Tone::Quiet);
     pen.put_right(AXIS - 1, height, &milliseconds(low as u64), Tone::Quiet);
     if let Some(last) = points.iter().rev().find_map(|point| point.ttft) {
+        let mut taken = 0;
         for (name, value) in [("p99", last.p99), ("p50", last.p50)] {
             let y = 1 + log_rows(value as f64, low, high, height);
-            if (2..height).contains(&y) {
+            // Where both are on one row, the worse is said.
+            if (2..height).contains(&y) && y != taken {
                 pen.put_right(AXIS - 1, y, &format!("{name} {}", milliseconds(value)), Tone::Plain);
+                taken = y;
             }
         }
     }
