@@ -1,12 +1,13 @@
 //! Hours of what users do, and whether the agent holds on to anything of it: random arrivals, answers that are broken off,
-//! formats, shared beginnings, a rollout now and then. Prints the agent's memory over time, and fails when it grows behind
+//! formats, adapters, shared beginnings, a rollout now and then. Prints the agent's memory over time, and fails when it grows behind
 //! the first five minutes or a block of the cache is left over.
 //!
 //! ```text
 //! cargo build --release -p llmdeck-agent && cargo run --release -p llmdeck-benches --bin soak -- --minutes 30
 //! ```
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,11 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use color_eyre::eyre::{Result, bail, eyre};
+use llmdeck_builtin::assets::MODELS;
+use llmdeck_engine::Pool;
+use llmdeck_engine::adapter::{AdapterWeights, Linear, LoraSettings, ThinMatrices};
+use llmdeck_engine::description::DecoderDescription;
+use llmdeck_engine::model::Model;
 use llmdeck_load::StreamClient;
 use llmdeck_proto::MAX_MESSAGE_BYTES;
 use llmdeck_proto::v1::control_client::ControlClient;
@@ -34,6 +40,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The cache is small enough to be full of remembered prompts within a minute of each rollout: filling it is no growth.
 const CONFIG: &str = "[[deployment]]\nname = \"assistant\"\nmodel = \"assistant\"\nsuite = \"assistant-suite\"\ncache_bytes = 4194304\n";
+/// More than are kept ready, so that they come and go.
+const ADAPTERS: usize = 20;
 const MOST_UNDER_WAY: usize = 256;
 
 /// Runs an agent under random load, and watches its memory.
@@ -79,7 +87,8 @@ async fn main() -> Result<ExitCode> {
     std::fs::create_dir_all(&folder)?;
     let socket = folder.join("agent.sock");
     let config = folder.join("llmdeck.toml");
-    std::fs::write(&config, CONFIG)?;
+    let adapters = write_adapters(&folder)?;
+    std::fs::write(&config, format!("{CONFIG}adapters = {}\n", json!(adapters)))?;
     let agent = Agent(
         Command::new(&arguments.agent)
             .args(["run", "--http", HTTP, "--listen"])
@@ -91,16 +100,53 @@ async fn main() -> Result<ExitCode> {
             .stderr(Stdio::null())
             .spawn()?,
     );
-    let outcome = soak(&arguments, &agent, &socket.display().to_string()).await;
+    let outcome = soak(&arguments, &agent, &socket.display().to_string(), adapters).await;
     drop(agent);
     std::fs::remove_dir_all(&folder)?;
     outcome
 }
 
-async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<ExitCode> {
+/// Adapters of random numbers, small enough that what they change are still answers; where they are.
+fn write_adapters(folder: &Path) -> Result<Vec<PathBuf>> {
+    let file = folder.join("model.gguf");
+    let asset = MODELS.iter().find(|asset| asset.tag == "assistant");
+    std::fs::write(&file, asset.ok_or_else(|| eyre!("the model is missing"))?.bytes)?;
+    let model = Model::load(&file, &Arc::new(Pool::new(1)?))?;
+    let mut rng = StdRng::seed_from_u64(0);
+    let write = |number| {
+        let adapter = folder.join(format!("adapter-{number}"));
+        std::fs::create_dir(&adapter)?;
+        let description = model.decoder.description();
+        random_adapter(description, &mut rng).write(&adapter, description, "assistant")?;
+        Ok(adapter)
+    };
+    (0..ADAPTERS).map(write).collect()
+}
+
+fn random_adapter(description: &DecoderDescription, rng: &mut StdRng) -> AdapterWeights {
+    let settings = LoraSettings { rank: 4, alpha: 4.0, ..LoraSettings::default() };
+    let (rank, scale) = (settings.rank, settings.scale(settings.rank));
+    let places = (0..description.layers).flat_map(|layer| Linear::ALL.map(|linear| (layer, linear)));
+    let thin = |(layer, linear): (usize, Linear)| {
+        let (outputs, inputs) = linear.shape(description);
+        let mut numbers = |count| (0..count).map(|_| rng.random_range(-0.01..0.01)).collect();
+        let (a, b) = (numbers(rank * inputs), numbers(outputs * rank));
+        ((layer, linear), ThinMatrices { rank, a, b, magnitude: None, scale })
+    };
+    AdapterWeights { matrices: places.map(thin).collect::<BTreeMap<_, _>>(), settings }
+}
+
+async fn soak(
+    arguments: &Arguments,
+    agent: &Agent,
+    socket: &str,
+    adapters: Vec<PathBuf>,
+) -> Result<ExitCode> {
+    let models: Arc<Vec<String>> =
+        Arc::new(adapters.iter().map(|adapter| format!("assistant:{}", adapter.display())).collect());
     let client = StreamClient::new(&format!("http://{HTTP}"), "/v1/chat/completions", None, PATIENCE)?;
     let began = Instant::now();
-    while client.ask(body("compute 1 + 1", 4, None)).await.is_err() {
+    while client.ask(body("assistant", "compute 1 + 1", 4, None)).await.is_err() {
         if began.elapsed() > PATIENCE {
             bail!("the agent does not answer");
         }
@@ -121,7 +167,7 @@ async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<Exit
         tokio::time::sleep(Duration::from_secs_f64(gap)).await;
         while requests.try_join_next().is_some() {}
         if requests.len() < MOST_UNDER_WAY {
-            requests.spawn(one(client.clone(), rng.random(), Arc::clone(&counts)));
+            requests.spawn(one(client.clone(), rng.random(), Arc::clone(&models), Arc::clone(&counts)));
         }
         let now = Instant::now();
         if now >= next_rollout {
@@ -143,8 +189,8 @@ async fn soak(arguments: &Arguments, agent: &Agent, socket: &str) -> Result<Exit
     verdict(&samples, cache_in_use(&channel).await?, &counts)
 }
 
-/// A prompt that is new, or begins as others do; now and then with a format, now and then broken off.
-async fn one(client: StreamClient, seed: u64, counts: Arc<Counts>) {
+/// A prompt that is new, or begins as others do; now and then of an adapter, with a format, or broken off.
+async fn one(client: StreamClient, seed: u64, adapted: Arc<Vec<String>>, counts: Arc<Counts>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let (left, right) = (rng.random_range(1..99), rng.random_range(1..99));
     let question = match rng.random_range(0..3) {
@@ -158,7 +204,8 @@ async fn one(client: StreamClient, seed: u64, counts: Arc<Counts>) {
             "additionalProperties": false,
         }}})
     });
-    let asking = client.ask(body(&question, rng.random_range(4..96), format));
+    let model = if rng.random_bool(0.3) { &adapted[rng.random_range(0..adapted.len())] } else { "assistant" };
+    let asking = client.ask(body(model, &question, rng.random_range(4..96), format));
     if rng.random_bool(0.2) {
         let patience = Duration::from_micros(rng.random_range(100..50_000));
         if tokio::time::timeout(patience, asking).await.is_err() {
@@ -170,9 +217,9 @@ async fn one(client: StreamClient, seed: u64, counts: Arc<Counts>) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn body(question: &str, max_tokens: u32, format: Option<Value>) -> hyper::body::Bytes {
+fn body(model: &str, question: &str, max_tokens: u32, format: Option<Value>) -> hyper::body::Bytes {
     let mut body = json!({
-        "model": "assistant", "stream": true, "max_tokens": max_tokens,
+        "model": model, "stream": true, "max_tokens": max_tokens,
         "messages": [{ "role": "user", "content": question }],
     });
     if let Some(format) = format {
