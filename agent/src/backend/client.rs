@@ -154,15 +154,17 @@ impl ServerClient {
         let asked =
             async |path: &str, body: Value| json_of(self.post(path, body.to_string().into()).await?).await;
         match asked("/v1/chat/completions", body).await {
-            Ok(answer) => content(&answer, "/message/content"),
             // Without a template some servers say so, and others break off. What it said first is what is wrong where it cannot do
             // either.
-            Err(first) => {
+            Err(
+                first @ (ClientError::Status { status: 400 | 404 | 500 | 501, .. } | ClientError::Broken(_)),
+            ) => {
                 let prompt = system.map_or_else(|| prompt.to_owned(), |text| format!("{text}\n\n{prompt}"));
                 let body =
                     json!({ "model": model, "temperature": 0, "max_tokens": max_tokens, "prompt": prompt });
                 content(&asked("/v1/completions", body).await.map_err(|_| first)?, "/text")
             }
+            answer => content(&answer?, "/message/content"),
         }
     }
 }

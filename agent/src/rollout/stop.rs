@@ -49,14 +49,14 @@ impl Controller {
             format!("{operator} stops it{why}"),
             &operator.to_string(),
         );
+        drop(claim);
+        let (controller, reason) = (Arc::clone(self), context.reason.clone());
+        tokio::spawn(async move {
+            controller.let_go(&deployment, settings.drain, operator, &subject, &reason).await;
+        });
         if !context.idempotency_key.is_empty() {
             self.store.keep_answer(&context.idempotency_key, &answer, unix_ms())?;
         }
-        drop(claim);
-        let controller = Arc::clone(self);
-        tokio::spawn(async move {
-            controller.let_go(&deployment, settings.drain, operator, &subject, &context.reason).await;
-        });
         Ok(answer)
     }
 
