@@ -134,7 +134,7 @@ fn multiplication(format: WeightFormat, count: usize) -> Multiplication {
     rows.reshape(count, inputs);
     for mut row in rows.each() {
         row.floats.fill(0.5);
-        row.quantize();
+        row.round();
     }
     Multiplication { pool, matrix, rows, out: vec![0.0; outputs * count] }
 }

@@ -19,11 +19,18 @@ use llmdeck_engine::session::Session;
 use proptest::prelude::*;
 
 fn model() -> Arc<Model> {
-    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    let model = MODEL.get_or_init(|| {
+    model_with(false)
+}
+
+/// Whose prompts are multiplied in bfloat16, or not, whatever this machine is best at.
+fn model_with(bfloat16: bool) -> Arc<Model> {
+    static MODELS_OF_KIND: [OnceLock<Arc<Model>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let model = MODELS_OF_KIND[usize::from(bfloat16)].get_or_init(|| {
         let mut file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
         file.write_all(MODELS[0].bytes).unwrap();
-        Arc::new(Model::load(file.path(), &Arc::new(Pool::new(3).unwrap())).unwrap())
+        let mut model = Model::load(file.path(), &Arc::new(Pool::new(3).unwrap())).unwrap();
+        model.decoder.multiply_prompts_in_bfloat16(bfloat16);
+        Arc::new(model)
     });
     Arc::clone(model)
 }
@@ -70,10 +77,9 @@ fn sampling(request: &Request) -> SamplingOptions {
 }
 
 /// One token after another, alone, with nothing that an engine does.
-fn alone(request: &Request, format: CacheFormat) -> Vec<u32> {
-    let model = model();
+fn alone(model: &Arc<Model>, request: &Request, format: CacheFormat) -> Vec<u32> {
     let capacity = request.prompt.len() + request.max_tokens;
-    let mut session = Session::with_cache(&model, format, capacity).unwrap();
+    let mut session = Session::with_cache(model, format, capacity).unwrap();
     let mut sampler = llmdeck_engine::sampling::Sampler::new(sampling(request), &request.prompt);
     let (mut next, mut answer) = (request.prompt.clone(), Vec::new());
     while answer.len() < request.max_tokens {
@@ -135,8 +141,9 @@ proptest! {
         requests in prop::collection::vec(request(), 1..14), max_sequences in 1usize..9, step_tokens in 4usize..64,
         columns in 12u64..60, speculation in prop::sample::select(vec![Speculation::Always, Speculation::Off]),
         cache_format in prop::sample::select(vec![CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8]),
+        bfloat16 in any::<bool>(),
     ) {
-        let model = model();
+        let model = model_with(bfloat16);
         let description = model.decoder.description();
         let options = EngineOptions {
             max_sequences, max_step_tokens: step_tokens, speculation, cache_format, ..EngineOptions::default()
@@ -146,7 +153,7 @@ proptest! {
         let engine = Engine::start("batches", Arc::clone(&model), options).unwrap();
         let asked: Vec<_> = requests.iter().map(|request| submit(&engine, request)).collect();
         for (request, events) in requests.iter().zip(&asked) {
-            let mut expected = alone(request, cache_format);
+            let mut expected = alone(&model, request, cache_format);
             expected.truncate(request.leaves_after.unwrap_or(usize::MAX));
             prop_assert_eq!(tokens(events), expected, "{:?}", request);
         }
@@ -178,6 +185,29 @@ fn a_prompt_seen_before_is_not_computed_again() {
     assert_eq!((readings.prompt_tokens, readings.remembered_tokens), (200, 96));
 }
 
+/// An answer that is part of the next prompt is known up to where it began.
+#[test]
+fn what_was_answered_in_eight_bits_is_asked_anew_in_bfloat16() {
+    for (bfloat16, remembered) in [(false, 128), (true, 96)] {
+        let model = model_with(bfloat16);
+        let engine = Engine::start("turns", Arc::clone(&model), EngineOptions::default()).unwrap();
+        let mut request = Request {
+            prompt: (20..120).collect(),
+            max_tokens: 40,
+            temperature: 0.0,
+            priority: Priority::Interactive,
+            key: 0,
+            endless: true,
+            leaves_after: None,
+        };
+        let answer = tokens(&submit(&engine, &request));
+        request.prompt.extend(answer);
+        let next = tokens(&submit(&engine, &request));
+        assert_eq!(engine.readings().remembered_tokens, remembered);
+        assert_eq!(next, alone(&model, &request, CacheFormat::F16));
+    }
+}
+
 #[test]
 fn when_the_cache_is_too_small_for_all_the_last_is_put_off_and_still_answers() {
     let model = model();
@@ -197,7 +227,7 @@ fn when_the_cache_is_too_small_for_all_the_last_is_put_off_and_still_answers() {
     let asked: Vec<Request> = [30, 130].map(request).into();
     let events: Vec<_> = asked.iter().map(|request| submit(&engine, request)).collect();
     for (request, events) in asked.iter().zip(&events) {
-        assert_eq!(tokens(events), alone(request, CacheFormat::F16));
+        assert_eq!(tokens(events), alone(&model, request, CacheFormat::F16));
     }
     assert!(engine.readings().put_off > 0, "{:?}", engine.readings());
 }

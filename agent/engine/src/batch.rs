@@ -11,7 +11,7 @@ use crate::executor::Executor;
 use crate::model::Model;
 use crate::scratch::Scratch;
 
-/// Sequences that begin empty, and room for them.
+/// Sequences that begin empty, and room for them. What each runs first is its prompt.
 pub struct Batch {
     model: Arc<Model>,
     pool: BlockPool,
@@ -55,7 +55,13 @@ impl Batch {
             .sequences
             .iter()
             .zip(tokens)
-            .map(|(blocks, tokens)| Chunk { tokens, blocks, logit_rows: 1, adapter: None })
+            .map(|(blocks, tokens)| Chunk {
+                tokens,
+                blocks,
+                logit_rows: 1,
+                adapter: None,
+                bfloat16_tokens: if blocks.is_empty() { self.model.bfloat16_tokens(tokens.len()) } else { 0 },
+            })
             .collect();
         let logits = self.executor.forward(&chunks)?;
         for (blocks, tokens) in self.sequences.iter_mut().zip(tokens) {

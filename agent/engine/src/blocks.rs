@@ -19,6 +19,34 @@ type ColumnKey = [u8; 32];
 /// Stands before all tokens: what else than them keys and values depend on. Zero for the model as it is.
 pub type PrefixRoot = [u8; 32];
 
+/// What the keys and values of a sequence depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning<'a> {
+    /// What else than tokens.
+    pub root: PrefixRoot,
+    /// All that is known of it.
+    pub tokens: &'a [u32],
+    /// How many of the first are multiplied in bfloat16: keys and values differ from those of the same tokens in eight bits.
+    pub bfloat16_tokens: usize,
+}
+
+impl Beginning<'_> {
+    /// Keys of the columns that the tokens fill, all but the last token's.
+    fn keys(self) -> impl Iterator<Item = ColumnKey> {
+        let tokens = &self.tokens[..self.tokens.len().saturating_sub(1)];
+        let columns = tokens.chunks_exact(BLOCK_TOKENS).enumerate();
+        columns.scan(self.root, move |key, (index, tokens)| {
+            *key = column_key(key, tokens, in_bfloat16(index, self.bfloat16_tokens));
+            Some(*key)
+        })
+    }
+}
+
+/// Tokens of a column that are multiplied in bfloat16.
+fn in_bfloat16(column: usize, bfloat16_tokens: usize) -> usize {
+    bfloat16_tokens.saturating_sub(column * BLOCK_TOKENS).min(BLOCK_TOKENS)
+}
+
 /// Hands out blocks, and counts every one.
 pub struct BlockPool {
     /// Each layer's window.
@@ -47,6 +75,7 @@ pub struct SequenceBlocks {
     tables: Vec<Vec<u32>>,
     len: usize,
     root: PrefixRoot,
+    bfloat16_tokens: usize,
     /// Keys of the full columns.
     keys: Vec<ColumnKey>,
     /// Tokens of the column that is not full.
@@ -131,15 +160,15 @@ impl BlockPool {
     }
 
     /// Tokens of a prompt that are remembered; the last token is always left to compute.
-    pub fn remembered_tokens(&self, root: PrefixRoot, prompt: &[u32]) -> usize {
-        self.known_columns(root, prompt).len() * BLOCK_TOKENS
+    pub fn remembered_tokens(&self, of: Beginning<'_>) -> usize {
+        self.known_columns(of).len() * BLOCK_TOKENS
     }
 
     /// Begins a sequence with what is remembered of its prompt.
-    pub fn begin(&mut self, root: PrefixRoot, prompt: &[u32]) -> SequenceBlocks {
-        let keys = self.known_columns(root, prompt);
+    pub fn begin(&mut self, of: Beginning<'_>) -> SequenceBlocks {
+        let keys = self.known_columns(of);
         let len = keys.len() * BLOCK_TOKENS;
-        let mut tables = vec![Vec::with_capacity(prompt.len().div_ceil(BLOCK_TOKENS)); self.windows.len()];
+        let mut tables = vec![Vec::with_capacity(of.tokens.len().div_ceil(BLOCK_TOKENS)); self.windows.len()];
         for (index, key) in keys.iter().enumerate() {
             let Some(blocks) = self.columns.get(key).map(|column| column.blocks.clone()) else { continue };
             for (layer, block) in blocks.into_iter().enumerate() {
@@ -151,19 +180,12 @@ impl BlockPool {
             }
         }
         self.touch(&keys);
-        SequenceBlocks { tables, len, root, keys, tail: Vec::new() }
+        let Beginning { root, bfloat16_tokens, .. } = of;
+        SequenceBlocks { tables, len, root, bfloat16_tokens, keys, tail: Vec::new() }
     }
 
-    fn known_columns(&self, root: PrefixRoot, prompt: &[u32]) -> Vec<ColumnKey> {
-        let mut keys: Vec<ColumnKey> = Vec::new();
-        for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(BLOCK_TOKENS) {
-            let key = column_key(keys.last().unwrap_or(&root), tokens);
-            if !self.columns.contains_key(&key) {
-                break;
-            }
-            keys.push(key);
-        }
-        keys
+    fn known_columns(&self, of: Beginning<'_>) -> Vec<ColumnKey> {
+        of.keys().take_while(|key| self.columns.contains_key(key)).collect()
     }
 
     /// Makes room for `more` tokens.
@@ -224,8 +246,10 @@ impl BlockPool {
         for token in tokens {
             sequence.tail.push(*token);
             if sequence.tail.len() == BLOCK_TOKENS {
-                let key = column_key(sequence.keys.last().unwrap_or(&sequence.root), &sequence.tail);
                 let index = sequence.keys.len();
+                let in_bfloat16 = in_bfloat16(index, sequence.bfloat16_tokens);
+                let parent = sequence.keys.last().unwrap_or(&sequence.root);
+                let key = column_key(parent, &sequence.tail, in_bfloat16);
                 let blocks =
                     sequence.tables.iter().map(|table| table.get(index).copied().unwrap_or(NONE)).collect();
                 self.remember(key, blocks);
@@ -307,12 +331,14 @@ impl BlockPool {
     }
 }
 
-fn column_key(parent: &ColumnKey, tokens: &[u32]) -> ColumnKey {
+/// `in_bfloat16`: how many of the first tokens are multiplied so.
+fn column_key(parent: &ColumnKey, tokens: &[u32], in_bfloat16: usize) -> ColumnKey {
     let mut hash = Sha256::new();
     hash.update(parent);
     for token in tokens {
         hash.update(token.to_le_bytes());
     }
+    hash.update([in_bfloat16 as u8]);
     hash.finalize().into()
 }
 
@@ -321,7 +347,11 @@ mod tests {
     use llmdeck_kernels::attention::BLOCK_TOKENS;
     use proptest::prelude::*;
 
-    use super::{BlockPool, NONE, OutOfBlocks, SequenceBlocks};
+    use super::{Beginning, BlockPool, NONE, OutOfBlocks, SequenceBlocks};
+
+    fn prompt(tokens: &[u32]) -> Beginning<'_> {
+        Beginning { root: [0; 32], tokens, bfloat16_tokens: 0 }
+    }
 
     fn conserved(pool: &BlockPool, sequences: &[SequenceBlocks]) {
         let mut holders = vec![0; pool.total()];
@@ -344,37 +374,53 @@ mod tests {
     #[test]
     fn a_prompt_with_a_known_beginning_takes_it_up() {
         let mut pool = BlockPool::new(100, vec![None, Some(20)]);
-        let prompt: Vec<u32> = (0..70).collect();
-        let mut first = pool.begin([0; 32], &prompt);
+        let tokens: Vec<u32> = (0..70).collect();
+        let mut first = pool.begin(prompt(&tokens));
         assert!(first.is_empty());
         pool.grow(&mut first, 70).unwrap();
-        pool.advance(&mut first, &prompt);
-        assert_eq!(pool.remembered_tokens([0; 32], &prompt), 64);
-        let second = pool.begin([0; 32], &prompt);
+        pool.advance(&mut first, &tokens);
+        assert_eq!(pool.remembered_tokens(prompt(&tokens)), 64);
+        let second = pool.begin(prompt(&tokens));
         assert_eq!((second.len(), second.table(0)), (64, &first.table(0)[..4]));
         // A token at 64 sees from 45 on: the blocks of tokens 0 to 31 are out of the second layer's window.
         assert_eq!(second.table(1)[..2], [NONE, NONE]);
-        let mut other = prompt.clone();
+        let mut other = tokens.clone();
         other[20] = 99;
-        assert_eq!(pool.remembered_tokens([0; 32], &other), 16);
-        assert_eq!(pool.remembered_tokens([0; 32], &prompt[..64]), 48, "the last token is left to compute");
+        assert_eq!(pool.remembered_tokens(prompt(&other)), 16);
+        assert_eq!(pool.remembered_tokens(prompt(&tokens[..64])), 48, "the last token is left to compute");
         conserved(&pool, &[first, second]);
+    }
+
+    #[test]
+    fn what_is_in_bfloat16_is_not_what_is_in_eight_bits() {
+        let mut pool = BlockPool::new(100, vec![None]);
+        let tokens: Vec<u32> = (0..64).collect();
+        let mut asked = |bfloat16_tokens| {
+            let of = Beginning { bfloat16_tokens, ..prompt(&tokens) };
+            let remembered = pool.remembered_tokens(of);
+            let mut sequence = pool.begin(of);
+            pool.grow(&mut sequence, 64 - remembered).unwrap();
+            pool.advance(&mut sequence, &tokens[remembered..]);
+            pool.release(&mut sequence);
+            remembered
+        };
+        assert_eq!([asked(20), asked(20), asked(64), asked(64), asked(33)], [0, 48, 16, 48, 32]);
     }
 
     #[test]
     fn prefixes_are_forgotten_when_room_is_needed_the_least_used_first() {
         let mut pool = BlockPool::new(4, vec![None]);
         for start in [0, 100] {
-            let prompt: Vec<u32> = (start..start + 32).collect();
-            let mut sequence = pool.begin([0; 32], &prompt);
+            let tokens: Vec<u32> = (start..start + 32).collect();
+            let mut sequence = pool.begin(prompt(&tokens));
             pool.grow(&mut sequence, 32).unwrap();
-            pool.advance(&mut sequence, &prompt);
+            pool.advance(&mut sequence, &tokens);
             pool.release(&mut sequence);
         }
         assert_eq!((pool.free.len(), pool.available()), (0, 4));
         let mut sequence = SequenceBlocks::default();
         pool.grow(&mut sequence, 40).unwrap();
-        let known = |start: u32| pool.remembered_tokens([0; 32], &(start..start + 33).collect::<Vec<_>>());
+        let known = |start: u32| pool.remembered_tokens(prompt(&(start..start + 33).collect::<Vec<_>>()));
         assert_eq!((known(0), known(100)), (0, 16));
         assert_eq!(pool.grow(&mut sequence, 80), Err(OutOfBlocks));
         conserved(&pool, &[sequence]);
@@ -396,7 +442,7 @@ mod tests {
                     0 => pool.release(sequence),
                     1 => {
                         pool.release(sequence);
-                        *sequence = pool.begin([0; 32], &tokens);
+                        *sequence = pool.begin(prompt(&tokens));
                     }
                     _ => {
                         let start = sequence.len();

@@ -1,13 +1,14 @@
 //! Inference over a ragged batch: the tokens of all sequences are rows of one matrix for every product; only attention
 //! looks at sequences one by one, each over its own blocks. What a row gives does not depend on the rows beside it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use llmdeck_kernels::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span, attend};
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
-use llmdeck_kernels::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
+use llmdeck_kernels::{Isa, Matrix, Pool, Product, Rows, WeightFormat, matmul};
 
 use crate::EngineError;
 use crate::adapter::{Adapted, Adapter, Linear};
@@ -18,6 +19,8 @@ use crate::weights::Weights;
 
 /// Rows below which one thread is quicker than several at what happens between products.
 const LEAST_SHARED_ROWS: usize = 8;
+/// Tokens of a prompt below which it takes longer to unpack all weights to bfloat16 than to multiply in eight bits.
+const LEAST_BFLOAT16_TOKENS: usize = 32;
 
 /// Tokens of one sequence to run in this step, behind those whose keys and values are stored.
 #[derive(Clone, Copy)]
@@ -30,6 +33,8 @@ pub struct Chunk<'a> {
     pub logit_rows: usize,
     /// What its products are changed by.
     pub adapter: Option<&'a Adapter>,
+    /// How many of the first are multiplied in bfloat16, see [`Decoder::bfloat16_tokens`].
+    pub bfloat16_tokens: usize,
 }
 
 /// A loaded decoder, shared between threads.
@@ -41,6 +46,7 @@ pub struct Decoder {
     pub(crate) output: Arc<Matrix>,
     pub(crate) global_frequencies: Vec<f32>,
     pub(crate) local_frequencies: Option<Vec<f32>>,
+    has_fast_bfloat16: bool,
     pool: Arc<Pool>,
 }
 
@@ -79,7 +85,7 @@ impl Decoder {
             progress((layer + 1) as f64 / description.layers as f64);
             loaded
         };
-        let layers = (0..description.layers).map(load).collect::<Result<_, _>>()?;
+        let layers: Vec<Layer> = (0..description.layers).map(load).collect::<Result<_, _>>()?;
         let final_norm = weights.norm(&description, TensorRole::FinalNorm, description.width)?;
         let output = if description.tied_output {
             Arc::clone(&embedding)
@@ -95,7 +101,10 @@ impl Decoder {
         }
         let local_frequencies = description.local.map(|_| description.rope_inverse_frequencies(true));
         let pool = Arc::clone(pool);
+        let has_fast_bfloat16 =
+            Isa::widest().bfloat16_is_fast() && layers.iter().any(Layer::has_bfloat16_products);
         Ok(Self {
+            has_fast_bfloat16,
             embedding,
             layers,
             final_norm,
@@ -147,6 +156,17 @@ impl Decoder {
         }
     }
 
+    /// Has long prompts multiplied in bfloat16, or not, whatever is faster on this machine: for tests.
+    pub fn multiply_prompts_in_bfloat16(&mut self, wanted: bool) {
+        self.has_fast_bfloat16 = wanted;
+    }
+
+    /// How many of a prompt's first tokens are to be multiplied in bfloat16: all or none. It must not depend on how many of them come
+    /// in one step.
+    pub(crate) fn bfloat16_tokens(&self, prompt_tokens: usize) -> usize {
+        if self.has_fast_bfloat16 && prompt_tokens >= LEAST_BFLOAT16_TOKENS { prompt_tokens } else { 0 }
+    }
+
     /// A store of keys and values for this decoder.
     ///
     /// # Errors
@@ -174,7 +194,8 @@ impl Decoder {
         self.embed(chunks, &mut scratch.hidden);
         let positions = places.iter().map(|place| place.position);
         let angles = self.angles(positions, &mut scratch.rotations);
-        let step = Step { chunks, places: &places, adapted: adapted(chunks) };
+        let bfloat16_rows = bfloat16_rows(chunks);
+        let step = Step { chunks, places: &places, adapted: adapted(chunks), bfloat16_rows: &bfloat16_rows };
         let mut rotations = std::mem::take(&mut scratch.rotations);
         for (index, layer) in self.layers.iter().enumerate() {
             let local = layer.window.is_some() && self.local_frequencies.is_some();
@@ -233,7 +254,7 @@ impl Decoder {
         for (mut row, from) in scratch.normed.each().into_iter().zip(&wanted) {
             let hidden = &scratch.hidden[from * width..][..width];
             rms_norm(hidden, &self.final_norm, self.description.norm_eps as f32, row.floats);
-            row.quantize();
+            row.round();
         }
         scratch.logits.resize(wanted.len() * vocabulary, 0.0);
         let product = Product { matrix: &self.output, column: 0 };
@@ -247,6 +268,18 @@ struct Step<'a> {
     chunks: &'a [Chunk<'a>],
     places: &'a [Place],
     adapted: Adapted<'a>,
+    /// Rows that are multiplied in bfloat16.
+    bfloat16_rows: &'a [Range<usize>],
+}
+
+fn bfloat16_rows(chunks: &[Chunk<'_>]) -> Vec<Range<usize>> {
+    let mut begin = 0;
+    let rows = chunks.iter().map(|chunk| {
+        let rows = begin..begin + chunk.bfloat16_tokens.min(chunk.tokens.len());
+        begin += chunk.tokens.len();
+        rows
+    });
+    rows.collect()
 }
 
 /// The rows of a step that run with adapters.
@@ -316,14 +349,20 @@ impl Layer {
         })
     }
 
+    fn matrices(&self) -> [&Matrix; 7] {
+        [&self.query, &self.key, &self.value, &self.attention_output, &self.gate, &self.up, &self.down]
+    }
+
+    fn has_bfloat16_products(&self) -> bool {
+        self.matrices().iter().any(|matrix| matrix.format().has_bfloat16_products())
+    }
+
     fn size_bytes(&self) -> u64 {
-        let matrices =
-            [&self.query, &self.key, &self.value, &self.attention_output, &self.gate, &self.up, &self.down];
         let pairs =
             self.head_norms.iter().chain(&self.post_norms).flat_map(|(first, second)| [first, second]);
         let vectors = pairs.chain(&self.qkv_bias).chain([&self.attention_norm, &self.feed_forward_norm]);
         let vectors: usize = vectors.map(|vector| size_of_val(vector.as_slice())).sum();
-        matrices.map(Matrix::size_bytes).iter().sum::<u64>() + vectors as u64
+        self.matrices().map(Matrix::size_bytes).iter().sum::<u64>() + vectors as u64
     }
 
     fn forward(
@@ -336,9 +375,9 @@ impl Layer {
         scratch: &mut Scratch,
     ) {
         let (description, pool) = (&decoder.description, &*decoder.pool);
-        let Step { chunks, places, adapted } = step;
+        let Step { chunks, places, adapted, bfloat16_rows } = step;
         let (width, count, eps) = (description.width, places.len(), description.norm_eps as f32);
-        normalize(pool, &scratch.hidden, &self.attention_norm, eps, &mut scratch.normed);
+        normalize(pool, &scratch.hidden, &self.attention_norm, eps, bfloat16_rows, &mut scratch.normed);
         self.project(decoder, index, step, angles, scratch);
         self.remember(decoder, index, places, chunks, store, &scratch.projected);
 
@@ -350,7 +389,13 @@ impl Layer {
             .map(|chunk| {
                 let (position, count) = (chunk.blocks.len(), chunk.tokens.len());
                 row += count;
-                Span { blocks: chunk.blocks.table(index), position, count, row: row - count }
+                Span {
+                    blocks: chunk.blocks.table(index),
+                    position,
+                    count,
+                    row: row - count,
+                    bfloat16_tokens: chunk.bfloat16_tokens,
+                }
             })
             .collect();
         let heads = Heads { query: description.heads, window: self.window };
@@ -358,11 +403,12 @@ impl Layer {
         attend(pool, store, heads, queries, &spans, &mut scratch.attended);
 
         scratch.attended_rows.reshape(count, q);
+        scratch.attended_rows.ask_for_bfloat16(bfloat16_rows);
         let mut rows: Vec<_> =
             scratch.attended_rows.each().into_iter().zip(scratch.attended.chunks_exact(q)).collect();
         for_each(pool, &mut rows, |(row, attended)| {
             row.floats.copy_from_slice(attended);
-            row.quantize();
+            row.round();
         });
         scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.attention_output, column: 0 };
@@ -372,7 +418,7 @@ impl Layer {
         let post = self.post_norms.as_ref().map(|(post_attention, _)| post_attention.as_slice());
         join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
 
-        normalize(pool, &scratch.hidden, &self.feed_forward_norm, eps, &mut scratch.normed);
+        normalize(pool, &scratch.hidden, &self.feed_forward_norm, eps, bfloat16_rows, &mut scratch.normed);
         self.feed_forward(decoder, index, step, scratch);
         let post = self.post_norms.as_ref().map(|(_, post_feed_forward)| post_feed_forward.as_slice());
         join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
@@ -467,6 +513,7 @@ impl Layer {
             step.adapted.add(pool, (index, linear), normed, out, column, 2 * ffn);
         }
         scratch.gated.reshape(count, ffn);
+        scratch.gated.ask_for_bfloat16(step.bfloat16_rows);
         let activate = match description.activation {
             Activation::Silu => silu_gate,
             Activation::GeluTanh => gelu_gate,
@@ -476,7 +523,7 @@ impl Layer {
         for_each(pool, &mut rows, |(row, both)| {
             let (gate, up) = both.split_at(ffn);
             activate(gate, up, row.floats);
-            row.quantize();
+            row.round();
         });
         scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.down, column: 0 };
@@ -490,13 +537,21 @@ fn for_each<T: Send>(pool: &Pool, rows: &mut [T], work: impl Fn(&mut T) + Sync) 
     if rows.len() < LEAST_SHARED_ROWS { rows.iter_mut().for_each(work) } else { pool.run_each(rows, work) }
 }
 
-fn normalize(pool: &Pool, hidden: &[f32], weight: &[f32], eps: f32, out: &mut Rows) {
+fn normalize(
+    pool: &Pool,
+    hidden: &[f32],
+    weight: &[f32],
+    eps: f32,
+    bfloat16_rows: &[Range<usize>],
+    out: &mut Rows,
+) {
     let width = weight.len();
     out.reshape(hidden.len() / width, width);
+    out.ask_for_bfloat16(bfloat16_rows);
     let mut rows: Vec<_> = out.each().into_iter().zip(hidden.chunks_exact(width)).collect();
     for_each(pool, &mut rows, |(row, hidden)| {
         rms_norm(hidden, weight, eps, row.floats);
-        row.quantize();
+        row.round();
     });
 }
 

@@ -308,7 +308,8 @@ impl Worker {
         let served = self.served.entry(key).or_default();
         *served = (*served).max(least);
         self.arrivals += 1;
-        self.waiting.push_back(Sequence::new(request, sink, self.arrivals, self.steps));
+        let bfloat16_tokens = self.model.bfloat16_tokens(request.prompt.len());
+        self.waiting.push_back(Sequence::new(request, sink, bfloat16_tokens, self.arrivals, self.steps));
     }
 
     fn plan(&mut self) -> Plan {
@@ -324,7 +325,7 @@ impl Worker {
             .iter()
             .take(candidates)
             .map(|sequence| {
-                let remembered_tokens = self.blocks.remembered_tokens(sequence.root(), sequence.tokens());
+                let remembered_tokens = self.blocks.remembered_tokens(sequence.beginning());
                 let tokens = sequence.tokens().len() + 1;
                 Waiting {
                     priority: sequence.priority(),
@@ -409,6 +410,7 @@ impl Worker {
                 blocks: sequence.blocks(),
                 logit_rows: *logit_rows,
                 adapter: sequence.adapter(),
+                bfloat16_tokens: sequence.bfloat16_tokens_left(),
             })
             .collect();
         let computed = self.executor.forward(&chunks);

@@ -88,6 +88,12 @@ impl Model {
         Ok(Self { decoder, gpu, device, tokenizer, chat_template, weights_bytes, pool, grammars })
     }
 
+    /// How many of a prompt's first tokens are multiplied in bfloat16; other tokens are in eight bits, and their keys and values
+    /// differ.
+    pub(crate) fn bfloat16_tokens(&self, prompt_tokens: usize) -> usize {
+        if self.gpu.is_none() { self.decoder.bfloat16_tokens(prompt_tokens) } else { 0 }
+    }
+
     /// Holds an answer to a format. The first constraint of a model takes longest; keep it off threads that must not
     /// block.
     ///

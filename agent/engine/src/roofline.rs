@@ -137,7 +137,14 @@ impl MachineLimits {
         Ok(())
     }
 
-    fn operations_per_s(&self, format: WeightFormat) -> f64 {
+    /// `in_bfloat16`: for weights that have such products.
+    fn operations_per_s(&self, format: WeightFormat, in_bfloat16: bool) -> f64 {
+        if in_bfloat16
+            && format.has_bfloat16_products()
+            && let Some(rate) = self.bf16_operations_per_s
+        {
+            return rate;
+        }
         match format {
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => self.f32_operations_per_s,
             _ => self.int8_operations_per_s,
@@ -154,6 +161,7 @@ pub struct MeasuredStep {
     read_bytes: f64,
     operations: f64,
     format: WeightFormat,
+    in_bfloat16: bool,
     device: Device,
 }
 
@@ -178,6 +186,7 @@ impl MeasuredStep {
             read_bytes: model.decoder.bytes_read_a_step() as f64 + (cache * size_of::<u16>()) as f64,
             operations: 2.0 * (layers as f64 * rows as f64 + table as f64 * sequences as f64),
             format: model.decoder.layer_format(),
+            in_bfloat16: model.bfloat16_tokens(rows / sequences.max(1)) > 0,
             device: model.device,
         }
     }
@@ -187,7 +196,7 @@ impl MeasuredStep {
         let gpu = gpus.iter().find(|gpu| gpu.device == self.device);
         let (bytes_per_s, operations_per_s) = match gpu {
             Some(gpu) => (gpu.copy_bytes_per_s, gpu.bf16_operations_per_s),
-            None => (limits.memory_read_bytes_per_s, limits.operations_per_s(self.format)),
+            None => (limits.memory_read_bytes_per_s, limits.operations_per_s(self.format, self.in_bfloat16)),
         };
         let memory_share = self.read_bytes / self.seconds / bytes_per_s;
         let arithmetic_share = self.operations / self.seconds / operations_per_s;

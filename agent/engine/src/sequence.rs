@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::EngineError;
 use crate::adapter::Adapter;
-use crate::blocks::{BlockPool, PrefixRoot, SequenceBlocks};
+use crate::blocks::{Beginning, BlockPool, PrefixRoot, SequenceBlocks};
 use crate::constraint::Constraint;
 use crate::cpu_time::CpuTime;
 use crate::generation::{
@@ -26,6 +26,8 @@ pub(crate) struct Sequence {
     /// The prompt and the answer so far.
     tokens: Vec<u32>,
     prompt_tokens: usize,
+    /// How many of the prompt are multiplied in bfloat16.
+    bfloat16_tokens: usize,
     max_tokens: usize,
     blocks: SequenceBlocks,
     /// What may follow the last token.
@@ -51,8 +53,15 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(request: GenerationRequest, sink: EventSink, arrival: u64, came_at_step: u64) -> Self {
+    pub(crate) fn new(
+        request: GenerationRequest,
+        sink: EventSink,
+        bfloat16_tokens: usize,
+        arrival: u64,
+        came_at_step: u64,
+    ) -> Self {
         Self {
+            bfloat16_tokens,
             prompt_tokens: request.prompt.len(),
             max_tokens: request.max_tokens,
             blocks: SequenceBlocks::default(),
@@ -92,9 +101,18 @@ impl Sequence {
         }
     }
 
-    /// Whose keys and values it may take up.
-    pub(crate) fn root(&self) -> PrefixRoot {
-        self.adapter().map_or(PrefixRoot::default(), Adapter::identity)
+    /// What its keys and values depend on.
+    pub(crate) fn beginning(&self) -> Beginning<'_> {
+        Beginning {
+            root: self.adapter().map_or(PrefixRoot::default(), Adapter::identity),
+            tokens: &self.tokens,
+            bfloat16_tokens: self.bfloat16_tokens,
+        }
+    }
+
+    /// How many of the next tokens to compute are multiplied in bfloat16.
+    pub(crate) fn bfloat16_tokens_left(&self) -> usize {
+        self.bfloat16_tokens.saturating_sub(self.blocks.len())
     }
 
     pub(crate) fn priority(&self) -> Priority {
@@ -143,7 +161,7 @@ impl Sequence {
 
     /// Takes up what is remembered of its tokens; returns how many.
     pub(crate) fn start(&mut self, blocks: &mut BlockPool) -> usize {
-        self.blocks = blocks.begin(self.root(), &self.tokens);
+        self.blocks = blocks.begin(self.beginning());
         if !self.started {
             self.started = true;
             self.tell(GenerationEvent::Started);

@@ -12,8 +12,9 @@ use crate::executor::Executor;
 use crate::model::Model;
 use crate::scratch::Scratch;
 
-/// A sequence and room for it.
+/// A sequence and room for it. What it runs first is its prompt.
 pub struct Session {
+    model: Arc<Model>,
     adapter: Option<Arc<Adapter>>,
     pool: BlockPool,
     executor: Executor,
@@ -42,6 +43,7 @@ impl Session {
             pool: BlockPool::new(blocks, windows),
             blocks: SequenceBlocks::default(),
             adapter: None,
+            model: Arc::clone(model),
         })
     }
 
@@ -70,7 +72,9 @@ impl Session {
     fn run(&mut self, tokens: &[u32], logit_rows: usize) -> Result<&mut [f32], EngineError> {
         self.pool.grow(&mut self.blocks, tokens.len())?;
         let adapter = self.adapter.as_deref();
-        let chunk = Chunk { tokens, blocks: &self.blocks, logit_rows, adapter };
+        let bfloat16_tokens =
+            if self.blocks.is_empty() { self.model.bfloat16_tokens(tokens.len()) } else { 0 };
+        let chunk = Chunk { tokens, blocks: &self.blocks, logit_rows, adapter, bfloat16_tokens };
         let logits = self.executor.forward(&[chunk])?;
         self.pool.advance(&mut self.blocks, tokens);
         Ok(logits)

@@ -88,8 +88,10 @@ fn cpu(options: &AgentOptions) -> Finding {
     let threads = options.config.compute_threads();
     let text = format!("{threads} threads, {}", Isa::widest().as_str());
     match Isa::widest() {
-        Isa::Plain => Finding::Note(format!("{text}; models run slowly without AVX2 or AVX-512 VNNI")),
-        Isa::Avx2 | Isa::Avx512Vnni => Finding::Well(text),
+        Isa::Plain => Finding::Note(format!(
+            "{text}; models run slowly without AVX2, AVX-512 VNNI or Armv8.2's dot products"
+        )),
+        Isa::Neon | Isa::Avx2 | Isa::Avx512Vnni | Isa::Amx => Finding::Well(text),
     }
 }
 

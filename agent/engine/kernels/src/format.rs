@@ -80,6 +80,11 @@ impl WeightFormat {
             .and_then(|blocks| blocks.checked_mul(bytes))
     }
 
+    /// Whether it is multiplied in bfloat16 where rows ask for that: numbers of more bits would lose some.
+    pub fn has_bfloat16_products(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16)
+    }
+
     /// `None` for floating point.
     pub(crate) const fn layout(self) -> Option<Layout> {
         let (unit_blocks, scale_lines, quant_lines, offset) = match self {

@@ -1,16 +1,22 @@
 use std::sync::OnceLock;
 
 static WIDEST: OnceLock<Isa> = OnceLock::new();
+#[cfg(target_arch = "x86_64")]
+static AMX_WORKS: OnceLock<bool> = OnceLock::new();
 
 /// The instruction sets that kernels are written or compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Whatever the target has at least: SSE2, or NEON on Arm.
     Plain,
+    /// NEON with Armv8.2's products of four bytes.
+    Neon,
     /// 256-bit vectors with AVX2, FMA and F16C.
     Avx2,
     /// 512-bit vectors with VNNI's products of four bytes.
     Avx512Vnni,
+    /// The same, with AMX's tiles of bfloat16 for rows that ask for them.
+    Amx,
 }
 
 impl Isa {
@@ -28,6 +34,10 @@ impl Isa {
     /// Those that this machine has, widest last.
     pub fn available() -> Vec<Self> {
         let mut all = vec![Self::Plain];
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            all.push(Self::Neon);
+        }
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2")
@@ -44,17 +54,28 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 all.push(Self::Avx512Vnni);
+                if is_x86_feature_detected!("avx512bf16") && *AMX_WORKS.get_or_init(crate::matmul::amx::works)
+                {
+                    all.push(Self::Amx);
+                }
             }
         }
         all
+    }
+
+    /// Whether it has products of bfloat16 that are faster than those of eight bits.
+    pub fn bfloat16_is_fast(self) -> bool {
+        self == Self::Amx
     }
 
     /// Its name, as `doctor` shows it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Neon => "NEON with dot products",
             Self::Avx2 => "AVX2",
             Self::Avx512Vnni => "AVX-512 VNNI",
+            Self::Amx => "AVX-512 VNNI and AMX",
         }
     }
 }
@@ -77,10 +98,10 @@ macro_rules! compiled_for_each_isa {
                 }
                 match $crate::Isa::widest() {
                     // SAFETY: the machine has what the function needs; `widest` has looked.
-                    $crate::Isa::Avx512Vnni => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Avx512Vnni | $crate::Isa::Amx => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::Isa::Plain => {}
+                    $crate::Isa::Plain | $crate::Isa::Neon => {}
                 }
             }
             $plain($($arg),*)

@@ -10,6 +10,7 @@
 pub mod allocator;
 pub mod attention;
 mod background;
+mod bfloat16_rows;
 pub mod dense;
 pub mod elementwise;
 mod exp;
@@ -22,10 +23,12 @@ mod line;
 mod low_rank;
 mod matmul;
 mod matrix;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pool;
 mod quantize;
-mod quantized_rows;
 mod repack;
+mod rows;
 mod zeroed;
 
 pub use background::give_way_to_others;
@@ -35,4 +38,4 @@ pub use low_rank::LowRank;
 pub use matmul::{Product, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;
-pub use quantized_rows::Rows;
+pub use rows::Rows;

@@ -27,12 +27,14 @@ fn quantize_with(isa: Isa, floats: &[f32], words: &mut [u32], scales: &mut [f32]
         }
         match isa {
             // SAFETY: the caller names an instruction set that the machine has.
-            Isa::Avx512Vnni => return unsafe { avx512(floats, words, scales, sums) },
+            Isa::Avx512Vnni | Isa::Amx => return unsafe { avx512(floats, words, scales, sums) },
             // SAFETY: as above.
             Isa::Avx2 => return unsafe { avx2(floats, words, scales, sums) },
-            Isa::Plain => {}
+            Isa::Plain | Isa::Neon => {}
         }
     }
+    // Other machines' vectors are the compiler's.
+    let _ = isa;
     by_block(floats, words, scales, sums, plain);
 }
 

@@ -41,6 +41,8 @@ struct Arguments {
 enum Instructions {
     Plain,
     Avx2,
+    /// With VNNI.
+    Avx512,
 }
 
 fn main() -> Result<()> {
@@ -54,6 +56,7 @@ fn main() -> Result<()> {
         let limit = arguments.instructions.map(|instructions| match instructions {
             Instructions::Plain => Isa::Plain,
             Instructions::Avx2 => Isa::Avx2,
+            Instructions::Avx512 => Isa::Avx512Vnni,
         });
         if limit.is_some_and(|limit| !limit.limit_to()) {
             return Err(eyre!("this machine does not have these instructions"));

@@ -6,7 +6,7 @@ use crate::Isa;
 use crate::exp::exp;
 
 /// Less than any score, yet a number, so that a row that has seen nothing takes part without a special case.
-const NOTHING_SEEN: f32 = -1e30;
+pub(super) const NOTHING_SEEN: f32 = -1e30;
 
 /// Writes `[task.count, padded head_dim]`.
 pub(super) fn run(
@@ -35,11 +35,15 @@ pub(super) fn run(
         }
         match isa {
             // SAFETY: the caller names an instruction set that the machine has.
-            Isa::Avx512Vnni => return unsafe { avx512(store, heads, queries, task, out) },
+            Isa::Avx512Vnni | Isa::Amx => return unsafe { avx512(store, heads, queries, task, out) },
             // SAFETY: as above.
             Isa::Avx2 => return unsafe { avx2(store, heads, queries, task, out) },
-            Isa::Plain => {}
+            Isa::Plain | Isa::Neon => {}
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa == Isa::Neon {
+        return by_format::<super::vector::neon::Registers>(store, heads, queries, task, out);
     }
     by_format::<Plain>(store, heads, queries, task, out);
 }
@@ -84,18 +88,8 @@ fn tile<S: Stored, V: Vector, const R: usize>(
     task: Task<'_>,
     out: &mut [f32],
 ) {
-    let (dim, padded) = (store.head_dim(), store.padded_dim());
-    let group = heads.query / store.kv_heads();
-    let mut rows: [&[f32]; R] = [&[]; R];
-    // What each row sees: from, to.
-    let mut seen = [(0, 0); R];
-    for (index, (row, seen)) in rows.iter_mut().zip(&mut seen).enumerate() {
-        let (token, head) = ((task.first + index) / group, (task.first + index) % group);
-        let at = (task.span.row + token) * queries.stride + (task.kv_head * group + head) * dim;
-        *row = &queries.rows[at..][..dim];
-        let position = task.span.position + token;
-        *seen = (heads.window.map_or(0, |window| (position + 1).saturating_sub(window)), position);
-    }
+    let padded = store.padded_dim();
+    let (rows, seen) = rows_and_seen::<R>(store, heads, queries, task);
     // Positions grow with the index.
     let (first, last) = (seen[0].0, seen[R - 1].1);
     let mut peaks = [NOTHING_SEEN; R];
@@ -155,6 +149,27 @@ fn tile<S: Stored, V: Vector, const R: usize>(
         let total: f32 = total.to_array().iter().sum();
         out.iter_mut().for_each(|number| *number /= total);
     }
+}
+
+/// The rows of a task, of which there are at most `R`, and what each sees: from, to.
+#[inline(always)]
+pub(super) fn rows_and_seen<'a, const R: usize>(
+    store: &KeyValueStore,
+    heads: Heads,
+    queries: Queries<'a>,
+    task: Task<'_>,
+) -> ([&'a [f32]; R], [(usize, usize); R]) {
+    let (dim, group) = (store.head_dim(), heads.query / store.kv_heads());
+    let mut rows: [&[f32]; R] = [&[]; R];
+    let mut seen = [(0, 0); R];
+    for (index, (row, seen)) in rows.iter_mut().zip(&mut seen).take(task.count).enumerate() {
+        let (token, head) = ((task.first + index) / group, (task.first + index) % group);
+        let at = (task.span.row + token) * queries.stride + (task.kv_head * group + head) * dim;
+        *row = &queries.rows[at..][..dim];
+        let position = task.span.position + token;
+        *seen = (heads.window.map_or(0, |window| (position + 1).saturating_sub(window)), position);
+    }
+    (rows, seen)
 }
 
 /// Products of each row with a block's sixteen keys.

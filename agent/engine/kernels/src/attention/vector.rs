@@ -245,3 +245,91 @@ pub(super) mod avx2 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon {
+    use std::arch::aarch64::{
+        float32x4_t, vaddq_f32, vcvtq_f32_s32, vdupq_n_f32, vfmaq_f32, vget_high_s16, vget_low_s16, vld1_s8,
+        vld1_u16, vld1q_f32, vmovl_s8, vmovl_s16, vmulq_f32, vreinterpretq_f32_u32, vshll_n_u16, vst1q_f32,
+    };
+
+    use super::{BLOCK_TOKENS, Vector};
+    use crate::neon::from_halves;
+
+    const LANES: usize = 4;
+
+    #[derive(Clone, Copy)]
+    pub(in crate::attention) struct Registers([float32x4_t; BLOCK_TOKENS / LANES]);
+
+    impl Registers {
+        #[inline(always)]
+        fn of(part: impl FnMut(usize) -> float32x4_t) -> Self {
+            Self(std::array::from_fn(part))
+        }
+    }
+
+    // SAFETY, for every block: NEON belongs to every processor of the architecture; loads and stores are of numbers that the
+    // slices have.
+    #[allow(clippy::undocumented_unsafe_blocks, reason = "said once above")]
+    #[allow(unused_unsafe, reason = "newer compilers have safe ones of some")]
+    impl Vector for Registers {
+        #[inline(always)]
+        fn splat(number: f32) -> Self {
+            Self::of(|_| unsafe { vdupq_n_f32(number) })
+        }
+
+        #[inline(always)]
+        fn load(numbers: &[f32]) -> Self {
+            let numbers = &numbers[..BLOCK_TOKENS];
+            Self::of(|part| unsafe { vld1q_f32(numbers[part * LANES..].as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn load_halves(halves: &[u16]) -> Self {
+            let halves = &halves[..BLOCK_TOKENS];
+            Self::of(|part| unsafe { from_halves(vld1_u16(halves[part * LANES..].as_ptr())) })
+        }
+
+        #[inline(always)]
+        fn load_bf16(halves: &[u16]) -> Self {
+            let halves = &halves[..BLOCK_TOKENS];
+            Self::of(|part| unsafe {
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(halves[part * LANES..].as_ptr())))
+            })
+        }
+
+        #[inline(always)]
+        fn load_bytes(pairs: &[u16]) -> Self {
+            let pairs = &pairs[..BLOCK_TOKENS / 2];
+            Self::of(|part| unsafe {
+                let eight = vmovl_s8(vld1_s8(pairs[part / 2 * LANES..].as_ptr().cast()));
+                let four = if part % 2 == 0 { vget_low_s16(eight) } else { vget_high_s16(eight) };
+                vcvtq_f32_s32(vmovl_s16(four))
+            })
+        }
+
+        #[inline(always)]
+        fn to_array(self) -> [f32; BLOCK_TOKENS] {
+            let mut all = [0.0; BLOCK_TOKENS];
+            for (part, numbers) in self.0.into_iter().zip(all.as_chunks_mut::<LANES>().0) {
+                unsafe { vst1q_f32(numbers.as_mut_ptr(), part) };
+            }
+            all
+        }
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            Self::of(|part| unsafe { vaddq_f32(self.0[part], other.0[part]) })
+        }
+
+        #[inline(always)]
+        fn multiply(self, other: Self) -> Self {
+            Self::of(|part| unsafe { vmulq_f32(self.0[part], other.0[part]) })
+        }
+
+        #[inline(always)]
+        fn fused(self, other: Self, sum: Self) -> Self {
+            Self::of(|part| unsafe { vfmaq_f32(sum.0[part], self.0[part], other.0[part]) })
+        }
+    }
+}

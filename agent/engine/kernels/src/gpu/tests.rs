@@ -184,7 +184,7 @@ proptest! {
                 .flat_map(|place| [stored(&computed.keys, place), stored(&computed.values, place)].concat())
                 .collect();
             store.write(&pool, &places, &rows, 2 * kv_width, 0);
-            spans.push(Span { blocks: table, position: *seen, count: *new, row });
+            spans.push(Span { blocks: table, position: *seen, count: *new, row, bfloat16_tokens: 0 });
             row += new;
         }
         let mut out = vec![0.0; computed.attended.len()];

@@ -2,7 +2,11 @@
 //! engine are held against these.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plain;
 
 use std::hint::black_box;
@@ -47,7 +51,11 @@ pub fn memory_read_bytes_per_s(pool: &Pool, bytes: usize) -> std::io::Result<f64
 pub fn int8_operations_per_s(pool: &Pool) -> f64 {
     match Isa::widest() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => operations_per_s(pool, avx512::INT8_OPERATIONS_A_ROUND, avx512::int8_rounds),
+        Isa::Avx512Vnni | Isa::Amx => {
+            operations_per_s(pool, avx512::INT8_OPERATIONS_A_ROUND, avx512::int8_rounds)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => operations_per_s(pool, neon::INT8_OPERATIONS_A_ROUND, neon::int8_rounds),
         _ => operations_per_s(pool, plain::INT8_OPERATIONS_A_ROUND, plain::int8_rounds),
     }
 }
@@ -56,13 +64,19 @@ pub fn int8_operations_per_s(pool: &Pool) -> f64 {
 pub fn f32_operations_per_s(pool: &Pool) -> f64 {
     match Isa::widest() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => operations_per_s(pool, avx512::F32_OPERATIONS_A_ROUND, avx512::f32_rounds),
+        Isa::Avx512Vnni | Isa::Amx => {
+            operations_per_s(pool, avx512::F32_OPERATIONS_A_ROUND, avx512::f32_rounds)
+        }
         _ => operations_per_s(pool, plain::F32_OPERATIONS_A_ROUND, plain::f32_rounds),
     }
 }
 
 /// The same of bfloat16 summed in 32 bits; `None` where the machine has no instruction for it.
 pub fn bf16_operations_per_s(pool: &Pool) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::widest() == Isa::Amx {
+        return Some(operations_per_s(pool, amx::BF16_OPERATIONS_A_ROUND, amx::bf16_rounds));
+    }
     #[cfg(target_arch = "x86_64")]
     if avx512::has_bf16() {
         return Some(operations_per_s(pool, avx512::BF16_OPERATIONS_A_ROUND, avx512::bf16_rounds));
@@ -114,7 +128,7 @@ mod tests {
         for figure in [int8_operations_per_s(&pool), f32_operations_per_s(&pool)] {
             assert!((1e7..1e14).contains(&figure), "{figure:e}");
         }
-        assert!(bf16_operations_per_s(&pool).is_none_or(|figure| (1e8..1e14).contains(&figure)));
+        assert!(bf16_operations_per_s(&pool).is_none_or(|figure| (1e8..1e15).contains(&figure)));
         assert!(memory_read_bytes_per_s(&pool, usize::MAX).is_err());
     }
 }

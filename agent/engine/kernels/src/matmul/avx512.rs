@@ -18,12 +18,12 @@ use crate::{Rows, WeightFormat};
 const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
-const Q4_0: u8 = 3;
-const Q5_0: u8 = 4;
-const Q8_0: u8 = 5;
-const Q4K: u8 = 6;
-const Q5K: u8 = 7;
-const Q6K: u8 = 8;
+pub(super) const Q4_0: u8 = 3;
+pub(super) const Q5_0: u8 = 4;
+pub(super) const Q8_0: u8 = 5;
+pub(super) const Q4K: u8 = 6;
+pub(super) const Q5K: u8 = 7;
+pub(super) const Q6K: u8 = 8;
 
 const fn format_of(number: u8) -> WeightFormat {
     match number {
@@ -39,7 +39,7 @@ const fn format_of(number: u8) -> WeightFormat {
     }
 }
 
-const fn layout_of(number: u8) -> Layout {
+pub(super) const fn layout_of(number: u8) -> Layout {
     match format_of(number).layout() {
         Some(layout) => layout,
         None => Layout { unit_blocks: 1, scale_lines: 0, quant_lines: 1, offset: 0 },
@@ -139,7 +139,7 @@ fn times_offset<const F: u8>(numbers: __m512i) -> __m512i {
 /// `lines` are those of a block of the format.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn group_words<const F: u8>(lines: *const Line, group: usize) -> __m512i {
+pub(super) unsafe fn group_words<const F: u8>(lines: *const Line, group: usize) -> __m512i {
     // SAFETY: the caller gives a block's lines, and lines are aligned.
     let line = |index: usize| unsafe { _mm512_load_si512(lines.add(index).cast()) };
     if F == Q8_0 {
@@ -181,7 +181,11 @@ unsafe fn group_words<const F: u8>(lines: *const Line, group: usize) -> __m512i 
 /// `unit` has the lines of a unit of the format.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn scales_of<const F: u8>(unit: *const Line, block: usize, half: usize) -> (__m512, __m512) {
+pub(super) unsafe fn scales_of<const F: u8>(
+    unit: *const Line,
+    block: usize,
+    half: usize,
+) -> (__m512, __m512) {
     // SAFETY: the caller gives a unit; 16 halves are half a line, 16 bytes a quarter.
     unsafe {
         let halves = |index: usize| {

@@ -1,10 +1,15 @@
-//! Products of weights with rows: one kernel for one row or many, so that decoding and prefill share it. A row's result
-//! does not depend on the rows beside it.
+//! Products of weights with rows: one kernel for one row or many, so that decoding and prefill share it, and another for rows that
+//! ask for bfloat16. A row's result does not depend on the rows beside it.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod bfloat16;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plain;
 mod tiles;
 
@@ -13,7 +18,7 @@ use tiles::{RowTile, tiles};
 use crate::line::PANEL_ROWS;
 use crate::matrix::Output;
 use crate::pool::SendPointer;
-use crate::{Isa, Matrix, Pool, Rows};
+use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
 
 /// Products below which one thread is quicker than several.
 const LEAST_SHARED_PRODUCTS: usize = 1 << 18;
@@ -28,7 +33,8 @@ pub struct Product<'a> {
 }
 
 /// Multiplies every row with every matrix: `out[r, column + n] = Σ_k matrix[n, k] rows[r, k]`, with `out` of shape
-/// `[rows, out_columns]`. Quantized matrices see the rows rounded to eight bits, others as floats.
+/// `[rows, out_columns]`. Quantized matrices see the rows rounded to eight bits, or to
+/// bfloat16 those that ask for it, others as floats.
 ///
 /// # Panics
 /// When shapes do not fit: that is a bug of the caller.
@@ -54,7 +60,8 @@ pub(crate) fn matmul_with(
     let panels_a_task = if products_in_all < LEAST_SHARED_PRODUCTS {
         panels.max(1)
     } else {
-        (panels / (pool.threads() * 6)).clamp(1, 64)
+        // Two at once where products are of bfloat16.
+        (panels / (pool.threads() * 6)).next_multiple_of(2).clamp(1, 64)
     };
     let tasks: Vec<(Product<'_>, usize)> = products
         .iter()
@@ -62,19 +69,52 @@ pub(crate) fn matmul_with(
             (0..product.matrix.panels()).step_by(panels_a_task).map(|first| (*product, first))
         })
         .collect();
-    let packed =
-        isa != Isa::Plain && products.iter().any(|product| product.matrix.format().layout().is_some());
-    let tiles = tiles(pool, rows, packed);
+    let tiles = Tiles::new(isa, pool, rows, products);
     let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
     let whole = panels_a_task == panels.max(1);
     let each = |index: usize| {
         let (product, first) = tasks[index];
         let last = (first + panels_a_task).min(product.matrix.panels());
+        let (tiles, in_bfloat16) = tiles.of(product);
         for panel in first..last {
-            multiply_panel(isa, rows, &tiles, product, panel, &output);
+            multiply_panel(isa, rows, tiles, product, panel, &output);
+        }
+        if in_bfloat16 {
+            bfloat16::multiply(isa, rows, product, first..last, &output);
         }
     };
     if whole { (0..tasks.len()).for_each(each) } else { pool.run(tasks.len(), each) }
+}
+
+/// The rows, cut and laid out as kernels take them.
+struct Tiles {
+    /// For weights without products of bfloat16, or where no row asks for them.
+    all: Vec<RowTile>,
+    /// Those that do not ask, where others do.
+    others: Vec<RowTile>,
+    some_ask: bool,
+}
+
+impl Tiles {
+    fn new(isa: Isa, pool: &Pool, rows: &Rows, products: &[Product<'_>]) -> Self {
+        let some =
+            |wanted: fn(WeightFormat) -> bool| products.iter().any(|product| wanted(product.matrix.format()));
+        let packed = isa != Isa::Plain && some(|format| format.layout().is_some());
+        let some_ask = !rows.bfloat16.asking().is_empty();
+        let split = some_ask && some(WeightFormat::has_bfloat16_products);
+        let whole = !split || some(|format| !format.has_bfloat16_products());
+        Self {
+            all: if whole { tiles(pool, rows, packed, &[]) } else { Vec::new() },
+            others: if split { tiles(pool, rows, packed, rows.bfloat16.asking()) } else { Vec::new() },
+            some_ask,
+        }
+    }
+
+    /// Those that a product takes in eight bits or floats, and whether it has others in bfloat16.
+    fn of(&self, product: Product<'_>) -> (&[RowTile], bool) {
+        let split = self.some_ask && product.matrix.format().has_bfloat16_products();
+        (if split { &self.others } else { &self.all }, split)
+    }
 }
 
 /// Results of a few rows and a panel.
@@ -130,11 +170,13 @@ fn multiply_tile<const M: usize>(
     let (format, panel) = (matrix.format(), matrix.panel(panel));
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => put(&avx512::tile(format, panel, rows, tile)),
+        Isa::Avx512Vnni | Isa::Amx => put(&avx512::tile(format, panel, rows, tile)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if format.layout().is_some() => put(&avx2::tile(format, panel, tile)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => put(&plain::floats_avx2(format, panel, rows, tile.row)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon if format.layout().is_some() => put(&neon::tile(format, panel, tile)),
         _ => put(&plain::tile(format, panel, rows, tile.row)),
     }
 }
@@ -186,12 +228,15 @@ mod tests {
         all
     }
 
-    fn rows(count: usize, columns: usize, rng: &mut StdRng) -> Rows {
+    /// A row for each of `asking`, which says whether it asks for bfloat16.
+    fn rows(asking: &[bool], columns: usize, rng: &mut StdRng) -> Rows {
         let mut rows = Rows::default();
-        rows.reshape(count, columns);
+        rows.reshape(asking.len(), columns);
+        let ranges: Vec<_> = (0..asking.len()).filter(|row| asking[*row]).map(|row| row..row + 1).collect();
+        rows.ask_for_bfloat16(&ranges);
         for mut row in rows.each() {
             row.floats.iter_mut().for_each(|number| *number = rng.random_range(-2.0..2.0));
-            row.quantize();
+            row.round();
         }
         rows
     }
@@ -203,15 +248,21 @@ mod tests {
         #[test]
         fn every_instruction_set_gives_the_same_bits(
             format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..70, units in 1usize..4,
-            count in 1usize..30, seed in any::<u64>(),
+            asking in prop::collection::vec(any::<bool>(), 1..50), deep in prop::bool::weighted(0.1), seed in any::<u64>(),
         ) {
             let (numbers, _) = format.file_block();
-            let columns = match numbers { 1 => units * 37, 32 => units * 32, _ => units * 256 };
+            let columns = match numbers {
+                // More than is unpacked at a time.
+                _ if deep => 8_448,
+                1 => units * 37,
+                32 => units * 32,
+                _ => units * 256,
+            };
             let mut rng = StdRng::seed_from_u64(seed);
             let pool = Pool::new(2).unwrap();
             let bytes = bytes(format, outputs, columns, &mut rng);
             let matrix = Matrix::from_bytes(&pool, format, outputs, columns, &bytes).unwrap();
-            let rows = rows(count, columns, &mut rng);
+            let rows = rows(&asking, columns, &mut rng);
             let run = |isa, rows: &Rows| {
                 let mut out = vec![0.0; rows.count() * (outputs + 1)];
                 matmul_with(isa, &pool, rows, &[Product { matrix: &matrix, column: 1 }], &mut out, outputs + 1);
@@ -221,26 +272,29 @@ mod tests {
             for isa in Isa::available() {
                 prop_assert_eq!(&run(isa, &rows), &plain, "{:?} of {:?}", isa, format);
             }
+            let last = asking.len() - 1;
             let mut alone = Rows::default();
             alone.reshape(1, columns);
+            let own = 0..1;
+            alone.ask_for_bfloat16(if asking[last] { std::slice::from_ref(&own) } else { &[] });
             for mut row in alone.each() {
-                row.floats.copy_from_slice(&rows.floats()[(count - 1) * columns..]);
-                row.quantize();
+                row.floats.copy_from_slice(&rows.floats()[last * columns..]);
+                row.round();
             }
-            prop_assert_eq!(&run(Isa::widest(), &alone)[..], &plain[(count - 1) * (outputs + 1)..]);
+            prop_assert_eq!(&run(Isa::widest(), &alone)[..], &plain[last * (outputs + 1)..]);
         }
 
         /// The product is that of the numbers that the matrix stands for, as far as eight bits carry.
         #[test]
         fn a_product_is_a_sum_of_products(
-            format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..40, seed in any::<u64>(),
+            format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..40, asks in any::<bool>(), seed in any::<u64>(),
         ) {
             let columns = 256;
             let mut rng = StdRng::seed_from_u64(seed);
             let pool = Pool::new(1).unwrap();
             let bytes = bytes(format, outputs, columns, &mut rng);
             let matrix = Matrix::from_bytes(&pool, format, outputs, columns, &bytes).unwrap();
-            let rows = rows(3, columns, &mut rng);
+            let rows = rows(&[asks; 3], columns, &mut rng);
             let mut out = vec![0.0; 3 * outputs];
             matmul_with(Isa::widest(), &pool, &rows, &[Product { matrix: &matrix, column: 0 }], &mut out, outputs);
             let mut weights = vec![0.0; columns];
@@ -251,7 +305,7 @@ mod tests {
                     let numbers = &rows.floats()[row * columns..][..columns];
                     let exact: f32 = weights.iter().zip(numbers).map(|(weight, number)| weight * number).sum();
                     let ours = out[row * outputs + output];
-                    prop_assert!((ours - exact).abs() <= 0.05 * size, "{ours} {exact} of {size}");
+                    prop_assert!((ours - exact).abs() <= if asks { 0.02 } else { 0.05 } * size, "{ours} {exact} of {size}");
                 }
             }
         }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use crate::format::GROUPS;
 use crate::{Pool, Rows};
 
@@ -18,15 +20,18 @@ pub(super) struct RowTile {
     pub(super) words: Vec<u32>,
 }
 
-/// Cuts rows into tiles of twelve, and what is left into eight, four, two and one.
-pub(super) fn tiles(pool: &Pool, rows: &Rows, packed: bool) -> Vec<RowTile> {
+/// Cuts rows, but for those `without`, into tiles of twelve, and what is left into eight, four, two and one.
+pub(super) fn tiles(pool: &Pool, rows: &Rows, packed: bool, without: &[Range<usize>]) -> Vec<RowTile> {
     let mut tiles = Vec::new();
     let mut row = 0;
-    while row < rows.count() {
-        let left = rows.count() - row;
-        let count = if left >= MOST_ROWS { MOST_ROWS } else { 1 << left.ilog2() };
-        tiles.push(RowTile { row, count, words: Vec::new() });
-        row += count;
+    for next in without.iter().chain([&(rows.count()..rows.count())]) {
+        while row < next.start {
+            let left = next.start - row;
+            let count = if left >= MOST_ROWS { MOST_ROWS } else { 1 << left.ilog2() };
+            tiles.push(RowTile { row, count, words: Vec::new() });
+            row += count;
+        }
+        row = next.end;
     }
     if packed {
         pool.run_each(&mut tiles, |tile| tile.words = pack(rows, tile.row, tile.count));

@@ -1,13 +1,18 @@
+use std::ops::Range;
+
+use crate::Isa;
+use crate::bfloat16_rows::{Bfloat16Row, Bfloat16Rows, round as round_to_bfloat16};
 use crate::format::{BLOCK, GROUPS};
 use crate::quantize::quantize;
 
-/// The rows that a matrix is multiplied with: as floats, and in eight bits with a scale for each 32 numbers.
+/// The rows that a matrix is multiplied with: as floats, and in eight bits with a scale for each 32 numbers, or in bfloat16.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     count: usize,
     columns: usize,
     blocks: usize,
     floats: Vec<f32>,
+    pub(crate) bfloat16: Bfloat16Rows,
     /// `[count, blocks, 8]`, four numbers to a word.
     pub(crate) words: Vec<u32>,
     /// `[count, blocks]`
@@ -23,6 +28,11 @@ fn padded_blocks(columns: usize) -> usize {
     columns.div_ceil(BLOCK * UNIT_BLOCKS) * UNIT_BLOCKS
 }
 
+/// Where nothing asks for bfloat16, nothing is kept for it.
+fn most_in_bfloat16(rows: usize) -> usize {
+    if Isa::widest().bfloat16_is_fast() { rows } else { 0 }
+}
+
 impl Rows {
     /// Room for `count` rows of `columns`, without rows yet.
     ///
@@ -36,7 +46,8 @@ impl Rows {
             .try_reserve_exact(count.saturating_mul(columns))
             .and_then(|()| rows.words.try_reserve_exact(blocks.saturating_mul(GROUPS)))
             .and_then(|()| rows.scales.try_reserve_exact(blocks))
-            .and_then(|()| rows.sums.try_reserve_exact(blocks));
+            .and_then(|()| rows.sums.try_reserve_exact(blocks))
+            .and_then(|()| rows.bfloat16.reserve_exact(most_in_bfloat16(count), columns));
         reserved.map_err(|error| std::io::Error::new(std::io::ErrorKind::OutOfMemory, error))?;
         Ok(rows)
     }
@@ -45,7 +56,8 @@ impl Rows {
     pub fn bytes_for(count: usize, columns: usize) -> u64 {
         let block = GROUPS * size_of::<u32>() + size_of::<f32>() + size_of::<[i32; 2]>();
         let row = columns * size_of::<f32>() + padded_blocks(columns) * block;
-        (count as u64).saturating_mul(row as u64)
+        let bfloat16 = Bfloat16Rows::bytes_for(most_in_bfloat16(count), columns);
+        (count as u64).saturating_mul(row as u64).saturating_add(bfloat16)
     }
 
     /// Bytes that are reserved.
@@ -53,13 +65,15 @@ impl Rows {
         let bytes = self.floats.capacity() * size_of::<f32>()
             + self.words.capacity() * size_of::<u32>()
             + self.scales.capacity() * size_of::<f32>()
-            + self.sums.capacity() * size_of::<[i32; 2]>();
+            + self.sums.capacity() * size_of::<[i32; 2]>()
+            + self.bfloat16.size_bytes();
         bytes as u64
     }
 
-    /// Sets the shape; what rows hold is then unspecified until [`Rows::set`].
+    /// Sets the shape; what rows hold is then unspecified until they are written, and none asks for bfloat16.
     pub fn reshape(&mut self, count: usize, columns: usize) {
         (self.count, self.columns) = (count, columns);
+        self.bfloat16.ask(&[], columns);
         self.blocks = padded_blocks(columns);
         self.floats.resize(count * columns, 0.0);
         self.words.resize(count * self.blocks * GROUPS, 0);
@@ -86,6 +100,19 @@ impl Rows {
         &self.floats
     }
 
+    /// Asks for products of bfloat16 for these rows, where weights have them ([`crate::WeightFormat::has_bfloat16_products`]).
+    ///
+    /// # Panics
+    /// When they are not in order, or not of the shape: that is a bug of the caller.
+    pub fn ask_for_bfloat16(&mut self, rows: &[Range<usize>]) {
+        let mut end = 0;
+        for range in rows {
+            assert!(end <= range.start && range.start <= range.end && range.end <= self.count);
+            end = range.end;
+        }
+        self.bfloat16.ask(rows, self.columns);
+    }
+
     /// Every row for writing, each apart from the others.
     pub fn each(&mut self) -> Vec<RowMut<'_>> {
         let (columns, blocks) = (self.columns.max(1), self.blocks.max(1));
@@ -93,24 +120,34 @@ impl Rows {
             .chunks_exact_mut(columns)
             .zip(self.words.chunks_exact_mut(blocks * GROUPS))
             .zip(self.scales.chunks_exact_mut(blocks).zip(self.sums.chunks_exact_mut(blocks)))
-            .take(self.count)
-            .map(|((floats, words), (scales, sums))| RowMut { floats, words, scales, sums })
+            .zip(self.bfloat16.each(self.count))
+            .map(|(((floats, words), (scales, sums)), bfloat16)| RowMut {
+                floats,
+                words,
+                scales,
+                sums,
+                bfloat16,
+            })
             .collect()
     }
 }
 
 /// One row of [`Rows`].
 pub struct RowMut<'a> {
-    /// The numbers; [`RowMut::quantize`] when they are set.
+    /// The numbers; [`RowMut::round`] when they are set.
     pub floats: &'a mut [f32],
     words: &'a mut [u32],
     scales: &'a mut [f32],
     sums: &'a mut [[i32; 2]],
+    bfloat16: Option<Bfloat16Row<'a>>,
 }
 
 impl RowMut<'_> {
-    /// Rounds the numbers to eight bits.
-    pub fn quantize(&mut self) {
-        quantize(self.floats, self.words, self.scales, self.sums);
+    /// Rounds the numbers to eight bits, or to bfloat16 if the row asks for it.
+    pub fn round(&mut self) {
+        match &mut self.bfloat16 {
+            Some(row) => round_to_bfloat16(self.floats, row),
+            None => quantize(self.floats, self.words, self.scales, self.sums),
+        }
     }
 }

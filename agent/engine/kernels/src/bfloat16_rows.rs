@@ -1,0 +1,138 @@
+//! The rows that ask for products of bfloat16, laid out in tiles of 16.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::format::BLOCK;
+use crate::isa::compiled_for_each_isa;
+use crate::line::{Line, PANEL_ROWS};
+
+/// Rows of a tile.
+pub(crate) const TILE_ROWS: usize = PANEL_ROWS;
+
+/// Numbers of bfloat16, `[tiles, blocks, 16 rows]`, a block of 32 to a line: what a kernel reads together lies together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bfloat16Rows {
+    /// Which rows of all, in order.
+    asking: Vec<Range<usize>>,
+    blocks: usize,
+    lines: Vec<Line>,
+}
+
+impl Bfloat16Rows {
+    pub(crate) fn reserve_exact(
+        &mut self,
+        count: usize,
+        columns: usize,
+    ) -> Result<(), std::collections::TryReserveError> {
+        self.lines.try_reserve_exact(lines_for(count, columns))
+    }
+
+    pub(crate) fn bytes_for(count: usize, columns: usize) -> u64 {
+        (lines_for(count, columns) as u64).saturating_mul(size_of::<Line>() as u64)
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+
+    /// What rows hold is unspecified until they are written.
+    pub(crate) fn ask(&mut self, rows: &[Range<usize>], columns: usize) {
+        self.asking.clear();
+        self.asking.extend(rows.iter().filter(|range| !range.is_empty()).cloned());
+        self.blocks = columns.div_ceil(BLOCK);
+        let count = self.asking.iter().map(ExactSizeIterator::len).sum();
+        let lines = self.lines.len().max(lines_for(count, columns));
+        self.lines.resize(lines, Line::default());
+    }
+
+    pub(crate) fn asking(&self) -> &[Range<usize>] {
+        &self.asking
+    }
+
+    /// Blocks `depth` of the rows of a tile.
+    pub(crate) fn tile(&self, index: usize, depth: Range<usize>) -> &[Line] {
+        &self.lines[index * self.blocks * TILE_ROWS..][depth.start * TILE_ROWS..depth.end * TILE_ROWS]
+    }
+
+    /// Those of `count` rows that ask, each for writing; others as `None`.
+    pub(crate) fn each(&mut self, count: usize) -> impl Iterator<Item = Option<Bfloat16Row<'_>>> {
+        let Self { asking, blocks, lines } = self;
+        let (mut asking, blocks) = (asking.as_slice(), *blocks);
+        let mut rows = lines.chunks_exact_mut((blocks * TILE_ROWS).max(1)).flat_map(move |tile| {
+            let first = tile.as_mut_ptr();
+            (0..TILE_ROWS).map(move |row| Bfloat16Row {
+                first: first.wrapping_add(row),
+                blocks,
+                lines: PhantomData,
+            })
+        });
+        (0..count).map(move |row| {
+            while asking.first().is_some_and(|range| range.end <= row) {
+                asking = &asking[1..];
+            }
+            let asks = asking.first().is_some_and(|range| range.start <= row);
+            if asks { rows.next() } else { None }
+        })
+    }
+}
+
+fn lines_for(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(TILE_ROWS).saturating_mul(columns.div_ceil(BLOCK))
+}
+
+/// One row's lines, each 16 behind the one before.
+pub(crate) struct Bfloat16Row<'a> {
+    first: *mut Line,
+    blocks: usize,
+    lines: PhantomData<&'a mut Line>,
+}
+
+// SAFETY: it is the only one with its lines, like a reference to each of them.
+unsafe impl Send for Bfloat16Row<'_> {}
+
+compiled_for_each_isa! {
+    /// Rounds numbers to bfloat16; what the last block has beyond them becomes zero.
+    ///
+    /// # Panics
+    /// When there are more than the row has.
+    pub(crate) fn round(floats: &[f32], row: &mut Bfloat16Row<'_>) => round_plain
+}
+
+#[inline(always)]
+fn round_plain(floats: &[f32], row: &mut Bfloat16Row<'_>) {
+    assert!(floats.len() <= row.blocks * BLOCK, "a row is longer than its place");
+    for (index, floats) in floats.chunks(BLOCK).enumerate() {
+        let mut block = [0.0; BLOCK];
+        block[..floats.len()].copy_from_slice(floats);
+        // SAFETY: the row has so many blocks, and no other row has lines of them.
+        unsafe { row.first.add(index * TILE_ROWS).write(rounded_line(&block)) };
+    }
+}
+
+/// Thirty-two numbers side by side.
+#[inline(always)]
+pub(crate) fn rounded_line(numbers: &[f32; BLOCK]) -> Line {
+    let mut line = Line::default();
+    for (word, pair) in line.0.iter_mut().zip(numbers.as_chunks::<2>().0) {
+        *word = rounded(pair[0]) >> 16 | rounded(pair[1]) & 0xffff_0000;
+    }
+    line
+}
+
+/// Sixteen numbers with sixteen others, first with first.
+#[inline(always)]
+pub(crate) fn rounded_pair(first: &[f32; PANEL_ROWS], second: &[f32; PANEL_ROWS]) -> Line {
+    let mut line = Line::default();
+    for (word, (first, second)) in line.0.iter_mut().zip(first.iter().zip(second)) {
+        *word = rounded(*first) >> 16 | rounded(*second) & 0xffff_0000;
+    }
+    line
+}
+
+/// The upper half is the nearest bfloat16, the even one of two; what is not a number stays none.
+#[inline(always)]
+fn rounded(number: f32) -> u32 {
+    let bits = number.to_bits();
+    if number.is_nan() { bits | 0x0040_0000 } else { bits + 0x7fff + (bits >> 16 & 1) }
+}
