@@ -23,7 +23,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::doors::Doors;
 use crate::frames::FrameLoop;
 use crate::jobs::{Finetunes, Jobs};
-use crate::placement::{Loader, MemoryBudget, unload_when_idle};
+use crate::placement::{Loader, MemoryBudget, give_gaps_back_now_and_then, unload_when_idle};
 use crate::quality::{Suite, score_on_schedule};
 use crate::registry::{BuiltinArtifacts, Registry, RegistryError};
 use crate::rollout::{Controller, Refused, RolloutSettings};
@@ -226,6 +226,7 @@ impl Agent {
             tasks.spawn(listener.serve(api.clone(), stop.clone()));
         }
         tasks.spawn(stop.clone().run_until_cancelled_owned(keep_key_usage(Arc::clone(&keys))));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(give_gaps_back_now_and_then()));
         for config in &config.deployments {
             bring_up(config, &deployments, &controller, &events, &tasks, &stop);
         }

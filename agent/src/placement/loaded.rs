@@ -3,9 +3,9 @@ use std::sync::{Mutex, PoisonError};
 
 use llmdeck_engine::engine::{Engine, EngineReadings};
 use llmdeck_engine::footprint::Footprint;
-use llmdeck_engine::give_gaps_back;
 
 use super::budget::Reservation;
+use super::gaps::Gaps;
 
 /// An engine with the memory that it holds.
 pub struct Loaded {
@@ -16,15 +16,6 @@ pub struct Loaded {
     /// What is dropped from here on is dropped after the engine.
     _gaps: Gaps,
     _reservation: Reservation,
-}
-
-/// What many small allocations of an engine leave between those of others.
-struct Gaps;
-
-impl Drop for Gaps {
-    fn drop(&mut self) {
-        give_gaps_back();
-    }
 }
 
 impl Loaded {
