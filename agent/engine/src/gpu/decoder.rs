@@ -73,6 +73,9 @@ impl GpuDecoder {
             layers.push(GpuLayer::load(device, host, weights, index)?);
             progress((index + 1) as f64 / host.layers.len() as f64);
         }
+        let matrices = layers.iter().flat_map(|layer: &GpuLayer| &layer.matrices);
+        let unpacked = matrices.map(GpuMatrix::unpacked_bytes).max().unwrap_or(0);
+        require_free(device, unpacked, "its largest matrix, unpacked for prompts,")?;
         let _gives_back = GivesBack(device.clone());
         Ok(Self { device: device.clone(), layers, final_norm, output, _gives_back })
     }

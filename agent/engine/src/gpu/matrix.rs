@@ -10,6 +10,12 @@ use crate::description::{DecoderDescription, TensorRole};
 use crate::tensors::{Encoding, Place};
 use crate::weights::Weights;
 
+/// Rows from which on a matrix is unpacked to 32-bit floats: products that round rows to eight bits are further from its numbers, and
+/// no faster for so many.
+const LEAST_UNPACKED_ROWS: usize = 128;
+/// Most bytes that are taken to unpack a matrix; a larger one is multiplied as it is.
+const MOST_UNPACKED_BYTES: u64 = 1 << 30;
+
 /// A matrix `[out, in]` in the memory of a device.
 pub(super) enum GpuMatrix {
     /// In GGML's blocks.
@@ -53,9 +59,21 @@ impl GpuMatrix {
     /// Rows `[rows, in]` of 32-bit floats by it, `[rows, out]`.
     pub(super) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
+            Self::Quantized(blocks) if x.dim(0)? >= LEAST_UNPACKED_ROWS && self.unpacked_bytes() > 0 => {
+                x.matmul(&blocks.dequantize(x.device())?.t()?)
+            }
             Self::Quantized(blocks) => x.apply_op1_no_bwd(blocks.as_ref()),
             Self::Floats(numbers) => x.to_dtype(numbers.dtype())?.matmul(&numbers.t()?)?.to_dtype(DType::F32),
         }
+    }
+
+    /// Memory that is taken for a moment when many rows are multiplied; zero where it is never unpacked.
+    pub(super) fn unpacked_bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Quantized(blocks) => (blocks.shape().elem_count() * size_of::<f32>()) as u64,
+            Self::Floats(_) => 0,
+        };
+        if bytes <= MOST_UNPACKED_BYTES { bytes } else { 0 }
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
