@@ -8,7 +8,7 @@ use llmdeck_kernels::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
-use llmdeck_kernels::{Isa, Matrix, Pool, Product, Rows, WeightFormat, matmul};
+use llmdeck_kernels::{Isa, Matrix, Pool, Product, RowMut, Rows, WeightFormat, matmul};
 
 use crate::EngineError;
 use crate::adapter::{Adapted, Adapter, Linear};
@@ -382,7 +382,6 @@ impl Layer {
         self.remember(decoder, index, places, chunks, store, &scratch.projected);
 
         let (q, stride) = (description.heads * description.head_dim, self.projected_width(description));
-        scratch.attended.resize(count * q, 0.0);
         let mut row = 0;
         let spans: Vec<Span<'_>> = chunks
             .iter()
@@ -400,21 +399,15 @@ impl Layer {
             .collect();
         let heads = Heads { query: description.heads, window: self.window };
         let queries = Queries { rows: &scratch.projected, stride };
-        attend(pool, store, heads, queries, &spans, &mut scratch.attended);
-
-        scratch.attended_rows.reshape(count, q);
-        scratch.attended_rows.ask_for_bfloat16(bfloat16_rows);
-        let mut rows: Vec<_> =
-            scratch.attended_rows.each().into_iter().zip(scratch.attended.chunks_exact(q)).collect();
-        for_each(pool, &mut rows, |(row, attended)| {
-            row.floats.copy_from_slice(attended);
-            row.round();
-        });
+        scratch.attended.reshape(count, q);
+        scratch.attended.ask_for_bfloat16(bfloat16_rows);
+        attend(pool, store, heads, queries, &spans, scratch.attended.floats_mut());
+        for_each(pool, &mut scratch.attended.each(), RowMut::round);
         scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.attention_output, column: 0 };
-        matmul(pool, &scratch.attended_rows, &[product], &mut scratch.output, width);
+        matmul(pool, &scratch.attended, &[product], &mut scratch.output, width);
         let place = (index, Linear::AttentionOutput);
-        adapted.add(pool, place, &scratch.attended_rows, &mut scratch.output, 0, width);
+        adapted.add(pool, place, &scratch.attended, &mut scratch.output, 0, width);
         let post = self.post_norms.as_ref().map(|(post_attention, _)| post_attention.as_slice());
         join(pool, &mut scratch.hidden, &mut scratch.output, post, width, eps);
 

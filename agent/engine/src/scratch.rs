@@ -11,8 +11,7 @@ pub struct Scratch {
     pub(crate) normed: Rows,
     pub(crate) projected: Vec<f32>,
     pub(crate) gates: Vec<f32>,
-    pub(crate) attended: Vec<f32>,
-    pub(crate) attended_rows: Rows,
+    pub(crate) attended: Rows,
     pub(crate) gated: Rows,
     pub(crate) output: Vec<f32>,
     pub(crate) rotations: Vec<f32>,
@@ -73,8 +72,7 @@ impl Scratch {
             normed: Rows::with_room(sizes.rows, sizes.width)?,
             projected: room(rows * sizes.projected)?,
             gates: room(rows * 2 * sizes.ffn)?,
-            attended: room(rows * sizes.queries)?,
-            attended_rows: Rows::with_room(rows, sizes.queries)?,
+            attended: Rows::with_room(rows, sizes.queries)?,
             gated: Rows::with_room(rows, sizes.ffn)?,
             output: room(sizes.hidden)?,
             rotations: room(sizes.rotations)?,
@@ -87,7 +85,7 @@ impl Scratch {
         let sizes = Sizes::new(description, rows, logit_rows);
         let floats = [
             2 * sizes.hidden,
-            rows * (sizes.projected + 2 * sizes.ffn + sizes.queries),
+            rows * (sizes.projected + 2 * sizes.ffn),
             sizes.rotations,
             sizes.logits,
         ];
@@ -103,13 +101,12 @@ impl Scratch {
             &self.hidden,
             &self.projected,
             &self.gates,
-            &self.attended,
             &self.output,
             &self.rotations,
             &self.logits,
         ];
         let floats: usize = floats.iter().map(|part| part.capacity() * size_of::<f32>()).sum();
-        let rows = [&self.normed, &self.attended_rows, &self.gated];
+        let rows = [&self.normed, &self.attended, &self.gated];
         floats as u64 + rows.iter().map(|rows| rows.size_bytes()).sum::<u64>()
     }
 }

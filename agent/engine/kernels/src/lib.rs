@@ -38,4 +38,4 @@ pub use low_rank::LowRank;
 pub use matmul::{Product, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;
-pub use rows::Rows;
+pub use rows::{RowMut, Rows};

@@ -113,6 +113,11 @@ impl Rows {
         self.bfloat16.ask(rows, self.columns);
     }
 
+    /// The numbers for writing, `[count, columns]`; [`RowMut::round`] each row when they are set.
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        &mut self.floats
+    }
+
     /// Every row for writing, each apart from the others.
     pub fn each(&mut self) -> Vec<RowMut<'_>> {
         let (columns, blocks) = (self.columns.max(1), self.blocks.max(1));

@@ -38,7 +38,7 @@ fn is_allowed() -> bool {
     unsafe { nix::libc::syscall(nix::libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
-/// Virtual machines have been seen that have the instructions in name only.
+/// What a virtual machine names need not work.
 fn is_right() -> bool {
     const BLOCKS: usize = 3;
     let mut state = 1u32;
