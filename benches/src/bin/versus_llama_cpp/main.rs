@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use clap::{Parser, ValueEnum};
 use color_eyre::eyre::{Result, WrapErr, eyre};
-use llmdeck_engine::Isa;
+use llmdeck_engine::{Isa, give_memory_back};
 use measure::Measurement;
 
 /// Compares the engine with llama.cpp: `tests/fetch-gemma && benches/llama-cpp/install` first.
@@ -53,6 +53,8 @@ fn main() -> Result<()> {
         None => std::thread::available_parallelism()?.get(),
     };
     if arguments.alone {
+        // As the agent does.
+        give_memory_back();
         let limit = arguments.instructions.map(|instructions| match instructions {
             Instructions::Plain => Isa::Plain,
             Instructions::Avx2 => Isa::Avx2,
