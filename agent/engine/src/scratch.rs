@@ -83,12 +83,8 @@ impl Scratch {
     /// Bytes that [`Scratch::with_room`] asks for.
     pub fn bytes_for(description: &DecoderDescription, rows: usize, logit_rows: usize) -> u64 {
         let sizes = Sizes::new(description, rows, logit_rows);
-        let floats = [
-            2 * sizes.hidden,
-            rows * (sizes.projected + 2 * sizes.ffn),
-            sizes.rotations,
-            sizes.logits,
-        ];
+        let floats =
+            [2 * sizes.hidden, rows * (sizes.projected + 2 * sizes.ffn), sizes.rotations, sizes.logits];
         let rows_of = [(sizes.rows, sizes.width), (rows, sizes.queries), (rows, sizes.ffn)];
         let floats: usize = floats.iter().fold(0, |sum, part| sum.saturating_add(*part));
         let rows: u64 = rows_of.iter().map(|(count, columns)| Rows::bytes_for(*count, *columns)).sum();
@@ -97,14 +93,8 @@ impl Scratch {
 
     /// Bytes that are reserved.
     pub fn size_bytes(&self) -> u64 {
-        let floats = [
-            &self.hidden,
-            &self.projected,
-            &self.gates,
-            &self.output,
-            &self.rotations,
-            &self.logits,
-        ];
+        let floats =
+            [&self.hidden, &self.projected, &self.gates, &self.output, &self.rotations, &self.logits];
         let floats: usize = floats.iter().map(|part| part.capacity() * size_of::<f32>()).sum();
         let rows = [&self.normed, &self.attended, &self.gated];
         floats as u64 + rows.iter().map(|rows| rows.size_bytes()).sum::<u64>()
