@@ -73,17 +73,22 @@ impl GpuDecoder {
             layers.push(GpuLayer::load(device, host, weights, index)?);
             progress((index + 1) as f64 / host.layers.len() as f64);
         }
-        let matrices = layers.iter().flat_map(|layer: &GpuLayer| &layer.matrices);
-        let unpacked = matrices.map(GpuMatrix::unpacked_bytes).max().unwrap_or(0);
-        require_free(device, unpacked, "its largest matrix, unpacked for prompts,")?;
         let _gives_back = GivesBack(device.clone());
         Ok(Self { device: device.clone(), layers, final_norm, output, _gives_back })
     }
 
+    fn matrices(&self) -> impl Iterator<Item = &GpuMatrix> {
+        self.layers.iter().flat_map(|layer| &layer.matrices).chain([&self.output])
+    }
+
     /// Memory of the device that its matrices take, in bytes.
     pub fn size_bytes(&self) -> u64 {
-        let matrices = self.layers.iter().flat_map(|layer| &layer.matrices).chain([&self.output]);
-        matrices.map(GpuMatrix::size_bytes).sum()
+        self.matrices().map(GpuMatrix::size_bytes).sum()
+    }
+
+    /// Memory beside them that a step of many rows takes for a moment, in bytes: one matrix at a time is unpacked.
+    pub(super) fn unpacked_bytes(&self) -> u64 {
+        self.matrices().map(GpuMatrix::unpacked_bytes).max().unwrap_or(0)
     }
 
     /// Logits `[wanted, vocabulary]` of the rows that are wanted, from embeddings `[rows, width]`; none in the middle of a prompt.

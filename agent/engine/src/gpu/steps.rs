@@ -27,7 +27,8 @@ impl GpuSteps {
     pub(crate) fn new(decoder: &GpuDecoder, host: &Decoder, blocks: usize) -> Result<Self, EngineError> {
         let (kv_heads, head_dim) = (host.description().kv_heads, host.description().head_dim);
         let bytes = (blocks as u64).saturating_mul(block_bytes(kv_heads, head_dim));
-        require_free(&decoder.device, bytes, "keys and values")?;
+        let needed = bytes.saturating_add(decoder.unpacked_bytes());
+        require_free(&decoder.device, needed, "keys and values, and room to unpack a matrix,")?;
         Ok(Self {
             store: key_value_store(&decoder.device, blocks, kv_heads, head_dim)?,
             adapters: GpuAdapters::default(),
