@@ -89,6 +89,20 @@ static CONFIGURATION: Configuration = Configuration {
     lines: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+/// Fetches four lines of the next block's weights, which come from further away than the rows do. All at once they would hold up the
+/// loads of this block.
+macro_rules! next_weights {
+    ($at:literal) => {
+        concat!(
+            next_weights!(@line $at, 2048), next_weights!(@line $at, 2112),
+            next_weights!(@line $at, 2176), next_weights!(@line $at, 2240),
+        )
+    };
+    (@line $at:literal, $ahead:literal) => {
+        concat!("prefetcht0 [{weights} + ", $at, " + ", $ahead, "]\n")
+    };
+}
+
 impl Unit {
     /// Only where [`works`] has looked, or looks.
     pub(crate) fn take() -> Self {
@@ -132,13 +146,21 @@ impl Unit {
                 "tileloadd tmm3, [{below} + {stride} + 64]",
                 "3:",
                 "tileloadd tmm4, [{upper} + {line}]",
+                next_weights!(0),
                 "tileloadd tmm6, [{weights} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
+                next_weights!(256),
                 "tileloadd tmm7, [{weights} + {line} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
+                next_weights!(512),
                 "tileloadd tmm5, [{lower} + {line}]",
+                next_weights!(768),
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                next_weights!(1024),
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                next_weights!(1280),
                 "tdpbf16ps tmm2, tmm5, tmm6",
+                next_weights!(1536),
                 "tdpbf16ps tmm3, tmm5, tmm7",
+                next_weights!(1792),
                 "add {upper}, 1024",
                 "add {lower}, 1024",
                 "add {weights}, 2048",
