@@ -8,7 +8,9 @@ use llmdeck_kernels::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
-use llmdeck_kernels::{Isa, Matrix, Pool, Product, RowMut, Rows, WeightFormat, matmul};
+use llmdeck_kernels::{
+    GateAndUp, Isa, Matrix, Pool, Product, RowMut, Rows, WeightFormat, matmul, matmul_gated,
+};
 
 use crate::EngineError;
 use crate::adapter::{Adapted, Adapter, Linear};
@@ -272,6 +274,13 @@ struct Step<'a> {
     bfloat16_rows: &'a [Range<usize>],
 }
 
+impl Step<'_> {
+    /// Whether nothing but products of bfloat16 of these matrices is wanted of the rows that ask for it.
+    fn asks_only_for_bfloat16(&self, matrices: &[&Matrix]) -> bool {
+        self.adapted.spans.is_empty() && matrices.iter().all(|matrix| matrix.format().has_bfloat16_products())
+    }
+}
+
 fn bfloat16_rows(chunks: &[Chunk<'_>]) -> Vec<Range<usize>> {
     let mut begin = 0;
     let rows = chunks.iter().map(|chunk| {
@@ -498,21 +507,32 @@ impl Layer {
     fn feed_forward(&self, decoder: &Decoder, index: usize, step: &Step<'_>, scratch: &mut Scratch) {
         let (description, pool) = (&decoder.description, &*decoder.pool);
         let (ffn, width, count) = (description.ffn_width, description.width, step.places.len());
-        scratch.gates.resize(count * 2 * ffn, 0.0);
-        let products = [Product { matrix: &self.gate, column: 0 }, Product { matrix: &self.up, column: ffn }];
-        matmul(pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
-        for (linear, Product { column, .. }) in [Linear::Gate, Linear::Up].into_iter().zip(products) {
-            let (normed, out) = (&scratch.normed, &mut scratch.gates);
-            step.adapted.add(pool, (index, linear), normed, out, column, 2 * ffn);
-        }
         scratch.gated.reshape(count, ffn);
         scratch.gated.ask_for_bfloat16(step.bfloat16_rows);
         let activate = match description.activation {
             Activation::Silu => silu_gate,
             Activation::GeluTanh => gelu_gate,
         };
-        let mut rows: Vec<_> =
-            scratch.gated.each().into_iter().zip(scratch.gates.chunks_exact(2 * ffn)).collect();
+        let asking: usize = step.bfloat16_rows.iter().map(ExactSizeIterator::len).sum();
+        let at_once = asking > 0 && step.asks_only_for_bfloat16(&[&self.gate, &self.up, &self.down]);
+        if !at_once || asking < count {
+            scratch.gates.resize(count * 2 * ffn, 0.0);
+        }
+        if at_once {
+            let matrices = GateAndUp { gate: &self.gate, up: &self.up };
+            let (gates, gated) = (&mut scratch.gates, &mut scratch.gated);
+            matmul_gated(pool, &scratch.normed, matrices, activate, gates, gated);
+        } else {
+            let products =
+                [Product { matrix: &self.gate, column: 0 }, Product { matrix: &self.up, column: ffn }];
+            matmul(pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
+            for (linear, Product { column, .. }) in [Linear::Gate, Linear::Up].into_iter().zip(products) {
+                let (normed, out) = (&scratch.normed, &mut scratch.gates);
+                step.adapted.add(pool, (index, linear), normed, out, column, 2 * ffn);
+            }
+        }
+        let rows = scratch.gated.each().into_iter().zip(scratch.gates.chunks_exact(2 * ffn));
+        let mut rows: Vec<_> = rows.filter(|(row, _)| !(at_once && row.asks_for_bfloat16())).collect();
         for_each(pool, &mut rows, |(row, both)| {
             let (gate, up) = both.split_at(ffn);
             activate(gate, up, row.floats);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::format::BLOCK;
 use crate::isa::compiled_for_each_isa;
 use crate::line::{Line, PANEL_ROWS};
+use crate::pool::SendPointer;
 
 /// Rows of a tile.
 pub(crate) const TILE_ROWS: usize = PANEL_ROWS;
@@ -41,7 +42,7 @@ impl Bfloat16Rows {
         self.asking.clear();
         self.asking.extend(rows.iter().filter(|range| !range.is_empty()).cloned());
         self.blocks = columns.div_ceil(BLOCK);
-        let count = self.asking.iter().map(ExactSizeIterator::len).sum();
+        let count = self.count();
         let lines = self.lines.len().max(lines_for(count, columns));
         self.lines.resize(lines, Line::default());
     }
@@ -50,9 +51,21 @@ impl Bfloat16Rows {
         &self.asking
     }
 
+    /// Rows that ask.
+    pub(crate) fn count(&self) -> usize {
+        self.asking.iter().map(ExactSizeIterator::len).sum()
+    }
+
     /// Blocks `depth` of the rows of a tile.
     pub(crate) fn tile(&self, index: usize, depth: Range<usize>) -> &[Line] {
         &self.lines[index * self.blocks * TILE_ROWS..][depth.start * TILE_ROWS..depth.end * TILE_ROWS]
+    }
+
+    /// Where its blocks are, for tasks that write them apart from each other.
+    pub(crate) fn blocks_mut(&mut self) -> BlocksMut<'_> {
+        let count = self.count();
+        let lines = SendPointer(self.lines.as_mut_ptr());
+        BlocksMut { lines, count, blocks: self.blocks, rows: PhantomData }
     }
 
     /// Those of `count` rows that ask, each for writing; others as `None`.
@@ -74,6 +87,39 @@ impl Bfloat16Rows {
             let asks = asking.first().is_some_and(|range| range.start <= row);
             if asks { rows.next() } else { None }
         })
+    }
+}
+
+/// The blocks of all rows that ask.
+pub(crate) struct BlocksMut<'a> {
+    lines: SendPointer<Line>,
+    /// Rows that ask.
+    count: usize,
+    /// Blocks of a row.
+    blocks: usize,
+    rows: PhantomData<&'a mut [Line]>,
+}
+
+impl BlocksMut<'_> {
+    /// Rows that ask.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Writes a block of some of the rows that ask, counted among these.
+    ///
+    /// # Panics
+    /// When there are no such blocks: that is a bug of the caller.
+    ///
+    /// # Safety
+    /// No other thread uses these blocks at the same time.
+    pub(crate) unsafe fn put(&self, first_row: usize, block: usize, lines: &[Line]) {
+        assert!(first_row + lines.len() <= self.count && block < self.blocks, "there are no such blocks");
+        for (row, line) in (first_row..).zip(lines) {
+            let (tile, row) = (row / TILE_ROWS, row % TILE_ROWS);
+            // SAFETY: the block is there by the assertion, and nobody else has it, as the caller promises.
+            unsafe { self.lines.at((tile * self.blocks + block) * TILE_ROWS + row).write(*line) };
+        }
     }
 }
 
@@ -102,11 +148,33 @@ compiled_for_each_isa! {
 #[inline(always)]
 fn round_plain(floats: &[f32], row: &mut Bfloat16Row<'_>) {
     assert!(floats.len() <= row.blocks * BLOCK, "a row is longer than its place");
-    for (index, floats) in floats.chunks(BLOCK).enumerate() {
-        let mut block = [0.0; BLOCK];
-        block[..floats.len()].copy_from_slice(floats);
+    for_each_block(floats, |index, block| {
         // SAFETY: the row has so many blocks, and no other row has lines of them.
-        unsafe { row.first.add(index * TILE_ROWS).write(rounded_line(&block)) };
+        unsafe { row.first.add(index * TILE_ROWS).write(rounded_line(block)) };
+    });
+}
+
+compiled_for_each_isa! {
+    /// Rounds blocks of as many rows.
+    pub(crate) fn round_blocks(blocks: &[[f32; BLOCK]], lines: &mut [Line]) => round_blocks_plain
+}
+
+#[inline(always)]
+fn round_blocks_plain(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
+    for (block, line) in blocks.iter().zip(lines) {
+        *line = rounded_line(block);
+    }
+}
+
+/// Numbers in blocks of 32, with zeros behind the last.
+#[inline(always)]
+pub(crate) fn for_each_block(floats: &[f32], mut take: impl FnMut(usize, &[f32; BLOCK])) {
+    let (blocks, rest) = floats.as_chunks::<BLOCK>();
+    blocks.iter().enumerate().for_each(|(index, block)| take(index, block));
+    if !rest.is_empty() {
+        let mut last = [0.0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        take(blocks.len(), &last);
     }
 }
 

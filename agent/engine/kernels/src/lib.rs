@@ -35,7 +35,7 @@ pub use background::give_way_to_others;
 pub use format::WeightFormat;
 pub use isa::Isa;
 pub use low_rank::LowRank;
-pub use matmul::{Product, matmul};
+pub use matmul::{Gate, GateAndUp, Product, matmul, matmul_gated};
 pub use matrix::Matrix;
 pub use pool::Pool;
 pub use rows::{RowMut, Rows};

@@ -148,6 +148,11 @@ pub struct RowMut<'a> {
 }
 
 impl RowMut<'_> {
+    /// Whether it asks for bfloat16.
+    pub fn asks_for_bfloat16(&self) -> bool {
+        self.bfloat16.is_some()
+    }
+
     /// Rounds the numbers to eight bits, or to bfloat16 if the row asks for it.
     pub fn round(&mut self) {
         match &mut self.bfloat16 {

@@ -9,7 +9,7 @@ use super::stored::{Bf16, Bytes, Halves, Stored};
 use super::vector::{Plain, Vector};
 use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Task};
 use crate::Isa;
-use crate::bfloat16_rows::{TILE_ROWS, rounded_line, rounded_pair};
+use crate::bfloat16_rows::{TILE_ROWS, for_each_block, rounded_line, rounded_pair};
 use crate::exp::exp;
 use crate::format::BLOCK;
 use crate::line::{Line, PANEL_ROWS};
@@ -185,11 +185,9 @@ impl Softmax {
 fn rounded_rows(rows: &[&[f32]], depth: usize) -> Vec<[Line; TILE_ROWS]> {
     let mut tiles = vec![[Line::default(); TILE_ROWS]; 2 * depth];
     for (index, row) in rows.iter().enumerate() {
-        for (block, numbers) in row.chunks(BLOCK).enumerate() {
-            let mut whole = [0.0; BLOCK];
-            whole[..numbers.len()].copy_from_slice(numbers);
-            tiles[index / TILE_ROWS * depth + block][index % TILE_ROWS] = rounded_line(&whole);
-        }
+        for_each_block(row, |block, numbers| {
+            tiles[index / TILE_ROWS * depth + block][index % TILE_ROWS] = rounded_line(numbers);
+        });
     }
     tiles
 }

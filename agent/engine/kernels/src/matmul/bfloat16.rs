@@ -19,7 +19,7 @@ use crate::{Isa, Matrix, Rows, WeightFormat, repack};
 /// Rows, and outputs, that are multiplied at a time.
 pub(crate) const SIDE: usize = 2 * TILE_ROWS;
 /// Most blocks of two panels that are unpacked at a time: half a MiB, which a core has room for close by.
-const MOST_BLOCKS: usize = 256;
+pub(super) const MOST_BLOCKS: usize = 256;
 
 /// 32 numbers of each of two panels' outputs, as pairs: `[panel, pair, output]`.
 pub(crate) type Weights = [[Line; TILE_ROWS]; 2];
@@ -42,25 +42,17 @@ pub(super) fn multiply(isa: Isa, rows: &Rows, product: Product<'_>, panels: Rang
     let most_deep = blocks.min(MOST_BLOCKS);
     // Rows are read once for as many panels as there is room for.
     let most_pairs = (MOST_BLOCKS / most_deep.max(1)).min(panels.len().div_ceil(2));
-    WEIGHTS.with_borrow_mut(|weights| {
-        weights.resize(weights.len().max(most_pairs * most_deep), Weights::default());
-        for first in panels.clone().step_by(2 * most_pairs) {
-            let pairs = (first..panels.end).step_by(2).take(most_pairs);
-            let pairs = pairs.map(|first| first..(first + 2).min(panels.end));
+    with_weights(most_pairs * most_deep, |weights| {
+        for panels in groups(panels, most_pairs) {
             for begin in (0..blocks).step_by(most_deep) {
                 let depth = begin..(begin + most_deep).min(blocks);
-                for (pair, weights) in pairs.clone().zip(weights.chunks_exact_mut(depth.len())) {
-                    // A panel without a neighbour has what was there last beside it; what comes of it is not kept.
-                    for (place, panel) in pair.enumerate() {
-                        unpack(isa, product.matrix, panel, depth.clone(), weights, place);
-                    }
+                for (pair, weights) in groups(panels.clone(), 1).zip(weights.chunks_exact_mut(depth.len())) {
+                    unpack(isa, product.matrix, pair, depth.clone(), weights);
                 }
                 for (index, of) in asking.chunks(SIDE).enumerate() {
-                    // Nor is what comes of a tile that is taken twice.
-                    let second = usize::from(of.len() > TILE_ROWS);
-                    let tiles = [2 * index, 2 * index + second];
-                    let tiles = tiles.map(|tile| rows.bfloat16.tile(tile, depth.clone()).as_chunks().0);
-                    for (panels, weights) in pairs.clone().zip(weights.chunks_exact(depth.len())) {
+                    let tiles = row_tiles(rows, index, of.len(), depth.clone());
+                    for (panels, weights) in groups(panels.clone(), 1).zip(weights.chunks_exact(depth.len()))
+                    {
                         let results = Results { rows: of, product, panels, output };
                         results.add(begin == 0, &mut multiplier, tiles, weights);
                     }
@@ -68,6 +60,26 @@ pub(super) fn multiply(isa: Isa, rows: &Rows, product: Product<'_>, panels: Rang
             }
         }
     });
+}
+
+/// Calls with room for at least so many unpacked weights.
+pub(super) fn with_weights(count: usize, work: impl FnOnce(&mut [Weights])) {
+    WEIGHTS.with_borrow_mut(|weights| {
+        weights.resize(weights.len().max(count), Weights::default());
+        work(weights);
+    });
+}
+
+/// Panels by so many pairs; the last may have fewer, and half a pair.
+pub(super) fn groups(panels: Range<usize>, pairs: usize) -> impl Iterator<Item = Range<usize>> {
+    panels.clone().step_by(2 * pairs).map(move |first| first..(first + 2 * pairs).min(panels.end))
+}
+
+/// Blocks `depth` of the `index`th 32 rows that ask, or of `count` if there are fewer. What comes of a tile that is taken twice is
+/// not kept.
+pub(super) fn row_tiles(rows: &Rows, index: usize, count: usize, depth: Range<usize>) -> RowTiles<'_> {
+    let second = usize::from(count > TILE_ROWS);
+    [2 * index, 2 * index + second].map(|tile| rows.bfloat16.tile(tile, depth.clone()).as_chunks().0)
 }
 
 /// Where the sums of up to 32 rows and two panels belong.
@@ -180,13 +192,21 @@ impl Multiplier {
     }
 }
 
-/// Some blocks of a panel's 16 outputs, as the first or the second of two.
-fn unpack(isa: Isa, matrix: &Matrix, panel: usize, blocks: Range<usize>, out: &mut [Weights], place: usize) {
-    let panel = matrix.panel(panel);
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => amx::unpack(matrix.format(), panel, blocks, out, place),
-        _ => unpack_plain(matrix.format(), matrix.columns(), panel, blocks, out, place),
+/// Some blocks of a pair of panels. One without a neighbour has what was there last beside it; what comes of that is not kept.
+pub(super) fn unpack(
+    isa: Isa,
+    matrix: &Matrix,
+    pair: Range<usize>,
+    blocks: Range<usize>,
+    out: &mut [Weights],
+) {
+    for (place, panel) in pair.enumerate() {
+        let (format, panel, blocks) = (matrix.format(), matrix.panel(panel), blocks.clone());
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => amx::unpack(format, panel, blocks, out, place),
+            _ => unpack_plain(format, matrix.columns(), panel, blocks, out, place),
+        }
     }
 }
 

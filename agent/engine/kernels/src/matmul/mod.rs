@@ -8,11 +8,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod bfloat16;
+mod gated;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod plain;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
+pub use gated::{Gate, GateAndUp, matmul_gated};
 use tiles::{RowTile, tiles};
 
 use crate::line::PANEL_ROWS;
@@ -56,13 +60,7 @@ pub(crate) fn matmul_with(
         assert!(product.column + product.matrix.rows() <= out_columns, "the output is too narrow");
     }
     let panels: usize = products.iter().map(|product| product.matrix.panels()).sum();
-    let products_in_all = rows.count() * panels * PANEL_ROWS * rows.columns();
-    let panels_a_task = if products_in_all < LEAST_SHARED_PRODUCTS {
-        panels.max(1)
-    } else {
-        // Two at once where products are of bfloat16.
-        (panels / (pool.threads() * 6)).next_multiple_of(2).clamp(1, 64)
-    };
+    let panels_a_task = panels_a_task(pool, rows, panels);
     let tasks: Vec<(Product<'_>, usize)> = products
         .iter()
         .flat_map(|product| {
@@ -84,6 +82,15 @@ pub(crate) fn matmul_with(
         }
     };
     if whole { (0..tasks.len()).for_each(each) } else { pool.run(tasks.len(), each) }
+}
+
+/// How many of so many panels one task has; one for all where they are few products.
+fn panels_a_task(pool: &Pool, rows: &Rows, panels: usize) -> usize {
+    if rows.count() * panels * PANEL_ROWS * rows.columns() < LEAST_SHARED_PRODUCTS {
+        return panels.max(1);
+    }
+    // Two at once where products are of bfloat16.
+    (panels / (pool.threads() * 6)).next_multiple_of(2).clamp(1, 64)
 }
 
 /// The rows, cut and laid out as kernels take them.
@@ -178,136 +185,5 @@ fn multiply_tile<const M: usize>(
         #[cfg(target_arch = "aarch64")]
         Isa::Neon if format.layout().is_some() => put(&neon::tile(format, panel, tile)),
         _ => put(&plain::tile(format, panel, rows, tile.row)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use half::{bf16, f16};
-    use proptest::prelude::*;
-    use rand::rngs::StdRng;
-    use rand::{Rng, SeedableRng};
-
-    use super::{Product, matmul_with};
-    use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
-
-    const FORMATS: [WeightFormat; 9] = [
-        WeightFormat::F32,
-        WeightFormat::F16,
-        WeightFormat::BF16,
-        WeightFormat::Q4_0,
-        WeightFormat::Q5_0,
-        WeightFormat::Q8_0,
-        WeightFormat::Q4K,
-        WeightFormat::Q5K,
-        WeightFormat::Q6K,
-    ];
-
-    /// A file's bytes: any quants, scales of a size that weights have.
-    fn bytes(format: WeightFormat, rows: usize, columns: usize, rng: &mut StdRng) -> Vec<u8> {
-        let (numbers, block_bytes) = format.file_block();
-        let mut all = Vec::new();
-        for _ in 0..rows * columns / numbers {
-            let mut block: Vec<u8> = (0..block_bytes).map(|_| rng.random()).collect();
-            let mut scale = || f16::from_f32(rng.random_range(-0.01..0.01)).to_le_bytes();
-            match format {
-                WeightFormat::F32 => block = rng.random_range(-1.0f32..1.0).to_le_bytes().into(),
-                WeightFormat::F16 => block = f16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes().into(),
-                WeightFormat::BF16 => {
-                    block = bf16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes().into()
-                }
-                WeightFormat::Q6K => block[208..].copy_from_slice(&scale()),
-                WeightFormat::Q4K | WeightFormat::Q5K => {
-                    block[..2].copy_from_slice(&scale());
-                    block[2..4].copy_from_slice(&scale());
-                }
-                _ => block[..2].copy_from_slice(&scale()),
-            }
-            all.extend(block);
-        }
-        all
-    }
-
-    /// A row for each of `asking`, which says whether it asks for bfloat16.
-    fn rows(asking: &[bool], columns: usize, rng: &mut StdRng) -> Rows {
-        let mut rows = Rows::default();
-        rows.reshape(asking.len(), columns);
-        let ranges: Vec<_> = (0..asking.len()).filter(|row| asking[*row]).map(|row| row..row + 1).collect();
-        rows.ask_for_bfloat16(&ranges);
-        for mut row in rows.each() {
-            row.floats.iter_mut().for_each(|number| *number = rng.random_range(-2.0..2.0));
-            row.round();
-        }
-        rows
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        /// Vector kernels give what the plain one gives, bit for bit, whatever rows are beside a row.
-        #[test]
-        fn every_instruction_set_gives_the_same_bits(
-            format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..70, units in 1usize..4,
-            asking in prop::collection::vec(any::<bool>(), 1..50), deep in prop::bool::weighted(0.1), seed in any::<u64>(),
-        ) {
-            let (numbers, _) = format.file_block();
-            let columns = match numbers {
-                // More than is unpacked at a time.
-                _ if deep => 8_448,
-                1 => units * 37,
-                32 => units * 32,
-                _ => units * 256,
-            };
-            let mut rng = StdRng::seed_from_u64(seed);
-            let pool = Pool::new(2).unwrap();
-            let bytes = bytes(format, outputs, columns, &mut rng);
-            let matrix = Matrix::from_bytes(&pool, format, outputs, columns, &bytes).unwrap();
-            let rows = rows(&asking, columns, &mut rng);
-            let run = |isa, rows: &Rows| {
-                let mut out = vec![0.0; rows.count() * (outputs + 1)];
-                matmul_with(isa, &pool, rows, &[Product { matrix: &matrix, column: 1 }], &mut out, outputs + 1);
-                out
-            };
-            let plain = run(Isa::Plain, &rows);
-            for isa in Isa::available() {
-                prop_assert_eq!(&run(isa, &rows), &plain, "{:?} of {:?}", isa, format);
-            }
-            let last = asking.len() - 1;
-            let mut alone = Rows::default();
-            alone.reshape(1, columns);
-            let own = 0..1;
-            alone.ask_for_bfloat16(if asking[last] { std::slice::from_ref(&own) } else { &[] });
-            for mut row in alone.each() {
-                row.floats.copy_from_slice(&rows.floats()[last * columns..]);
-                row.round();
-            }
-            prop_assert_eq!(&run(Isa::widest(), &alone)[..], &plain[last * (outputs + 1)..]);
-        }
-
-        /// The product is that of the numbers that the matrix stands for, as far as eight bits carry.
-        #[test]
-        fn a_product_is_a_sum_of_products(
-            format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..40, asks in any::<bool>(), seed in any::<u64>(),
-        ) {
-            let columns = 256;
-            let mut rng = StdRng::seed_from_u64(seed);
-            let pool = Pool::new(1).unwrap();
-            let bytes = bytes(format, outputs, columns, &mut rng);
-            let matrix = Matrix::from_bytes(&pool, format, outputs, columns, &bytes).unwrap();
-            let rows = rows(&[asks; 3], columns, &mut rng);
-            let mut out = vec![0.0; 3 * outputs];
-            matmul_with(Isa::widest(), &pool, &rows, &[Product { matrix: &matrix, column: 0 }], &mut out, outputs);
-            let mut weights = vec![0.0; columns];
-            for output in 0..outputs {
-                matrix.row(output, &mut weights);
-                let size = weights.iter().map(|weight| weight * weight).sum::<f32>().sqrt();
-                for row in 0..3 {
-                    let numbers = &rows.floats()[row * columns..][..columns];
-                    let exact: f32 = weights.iter().zip(numbers).map(|(weight, number)| weight * number).sum();
-                    let ours = out[row * outputs + output];
-                    prop_assert!((ours - exact).abs() <= if asks { 0.02 } else { 0.05 } * size, "{ours} {exact} of {size}");
-                }
-            }
-        }
     }
 }
