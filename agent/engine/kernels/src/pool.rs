@@ -12,9 +12,12 @@ use nix::unistd::Pid;
 /// How long a worker looks for more work before it sleeps. Between two products of one step there are microseconds.
 const SPIN: Duration = Duration::from_micros(60);
 
+/// Turns that each thread takes at least where there are enough tasks, so that none waits long for the last.
+const TURNS_A_THREAD: usize = 16;
+
 /// Threads that share the work of one caller at a time.
 ///
-/// Work is cut into tasks that threads take one by one; the caller takes part. It waits only for workers that have
+/// Work is cut into tasks that threads take one by one, or a few neighbours at a time where there are many; the caller takes part. It waits only for workers that have
 /// taken a task, never for one that sleeps or is held up by the system, so a busy machine slows it by its share and no
 /// more. Workers look for work for a moment after each job and then sleep: an idle pool costs nothing.
 pub struct Pool {
@@ -44,6 +47,9 @@ const INSIDE: u64 = NUMBER_ONE - 1;
 struct Job<'a> {
     work: &'a (dyn Fn(usize) + Sync),
     tasks: usize,
+    /// Tasks that are taken together: to ask for each of many small ones takes longer than they do, and what neighbours write often
+    /// shares a line of cache.
+    a_turn: usize,
     next: AtomicUsize,
     panicked: AtomicBool,
 }
@@ -51,11 +57,11 @@ struct Job<'a> {
 impl Job<'_> {
     fn take_part(&self) {
         loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= self.tasks {
+            let first = self.next.fetch_add(self.a_turn, Ordering::Relaxed);
+            if first >= self.tasks {
                 return;
             }
-            (self.work)(task);
+            (first..(first + self.a_turn).min(self.tasks)).for_each(self.work);
         }
     }
 }
@@ -137,7 +143,9 @@ impl Pool {
         if tasks <= 1 || self.workers.is_empty() || self.taken.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(work);
         }
-        let job = Job { work: &work, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
+        let a_turn = (tasks / (self.threads() * TURNS_A_THREAD)).max(1);
+        let (next, panicked) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let job = Job { work: &work, tasks, a_turn, next, panicked };
         self.shared.open(&job);
         let mine = catch_unwind(AssertUnwindSafe(|| job.take_part()));
         self.shared.close();

@@ -151,10 +151,16 @@ impl KeyValueStore {
             }
         };
         if places.len() < LEAST_SHARED_TOKENS {
-            (0..places.len()).for_each(write);
-        } else {
-            pool.run(places.len(), write);
+            return (0..places.len()).for_each(write);
         }
+        // Keys of a block's tokens lie side by side, too close for two threads.
+        let mut end = 0;
+        let runs = places.chunk_by(|one, next| one.0 == next.0).map(|run| {
+            end += run.len();
+            end - run.len()..end
+        });
+        let runs: Vec<_> = runs.collect();
+        pool.run(runs.len(), |run| runs[run].clone().for_each(write));
     }
 
     pub(super) fn head(&self, block: u32, kv_head: usize) -> HeadBlock<'_> {
