@@ -8,9 +8,7 @@ use llmdeck_kernels::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
-use llmdeck_kernels::{
-    GateAndUp, Isa, Matrix, Pool, Product, RowMut, Rows, WeightFormat, matmul, matmul_gated,
-};
+use llmdeck_kernels::{GateAndUp, Isa, Matrix, Pool, Product, Rows, WeightFormat, matmul, matmul_gated};
 
 use crate::EngineError;
 use crate::adapter::{Adapted, Adapter, Linear};
@@ -410,8 +408,8 @@ impl Layer {
         let queries = Queries { rows: &scratch.projected, stride };
         scratch.attended.reshape(count, q);
         scratch.attended.ask_for_bfloat16(bfloat16_rows);
-        attend(pool, store, heads, queries, &spans, scratch.attended.floats_mut());
-        for_each(pool, &mut scratch.attended.each(), RowMut::round);
+        let keep_floats = !step.asks_only_for_bfloat16(&[&self.attention_output]);
+        attend(pool, store, heads, queries, &spans, keep_floats, &mut scratch.attended);
         scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.attention_output, column: 0 };
         matmul(pool, &scratch.attended, &[product], &mut scratch.output, width);

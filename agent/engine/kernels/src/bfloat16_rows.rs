@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::Isa;
+use crate::bfloat16::{Plain, Rounding};
 use crate::format::BLOCK;
-use crate::isa::compiled_for_each_isa;
 use crate::line::{Line, PANEL_ROWS};
 use crate::pool::SendPointer;
 
@@ -106,6 +107,23 @@ impl BlocksMut<'_> {
         self.count
     }
 
+    /// Rounds numbers to blocks of one of the rows that ask, counted among these.
+    ///
+    /// # Safety
+    /// As [`Self::put`].
+    pub(crate) unsafe fn round(&self, row: usize, first_block: usize, numbers: &[f32]) {
+        let mut lines = [Line::default(); 8];
+        for (index, numbers) in numbers.as_chunks().0.chunks(lines.len()).enumerate() {
+            round_blocks(numbers, &mut lines);
+            for (block, line) in lines.iter().take(numbers.len()).enumerate() {
+                // SAFETY: as the caller promises.
+                unsafe {
+                    self.put(row, first_block + index * lines.len() + block, std::slice::from_ref(line))
+                };
+            }
+        }
+    }
+
     /// Writes a block of some of the rows that ask, counted among these.
     ///
     /// # Panics
@@ -137,70 +155,66 @@ pub(crate) struct Bfloat16Row<'a> {
 // SAFETY: it is the only one with its lines, like a reference to each of them.
 unsafe impl Send for Bfloat16Row<'_> {}
 
-compiled_for_each_isa! {
-    /// Rounds numbers to bfloat16; what the last block has beyond them becomes zero.
-    ///
-    /// # Panics
-    /// When there are more than the row has.
-    pub(crate) fn round(floats: &[f32], row: &mut Bfloat16Row<'_>) => round_plain
+/// Rounds numbers; what the last block has beyond them becomes zero.
+///
+/// # Panics
+/// When there are more than the row has.
+pub(crate) fn round(floats: &[f32], row: &mut Bfloat16Row<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        fn avx512(floats: &[f32], row: &mut Bfloat16Row<'_>) {
+            round_by::<crate::bfloat16::avx512::Register>(floats, row);
+        }
+        if Isa::widest() == Isa::Amx {
+            // SAFETY: the machine has what the function needs; `widest` has looked.
+            return unsafe { avx512(floats, row) };
+        }
+    }
+    round_by::<Plain>(floats, row);
 }
 
 #[inline(always)]
-fn round_plain(floats: &[f32], row: &mut Bfloat16Row<'_>) {
+fn round_by<R: Rounding>(floats: &[f32], row: &mut Bfloat16Row<'_>) {
     assert!(floats.len() <= row.blocks * BLOCK, "a row is longer than its place");
     for_each_block(floats, |index, block| {
         // SAFETY: the row has so many blocks, and no other row has lines of them.
-        unsafe { row.first.add(index * TILE_ROWS).write(rounded_line(block)) };
+        unsafe { row.first.add(index * TILE_ROWS).write(R::line(block)) };
     });
 }
 
-compiled_for_each_isa! {
-    /// Rounds blocks of as many rows.
-    pub(crate) fn round_blocks(blocks: &[[f32; BLOCK]], lines: &mut [Line]) => round_blocks_plain
-}
-
-#[inline(always)]
-fn round_blocks_plain(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
-    for (block, line) in blocks.iter().zip(lines) {
-        *line = rounded_line(block);
+/// Rounds blocks.
+pub(crate) fn round_blocks(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
+    #[inline(always)]
+    fn by<R: Rounding>(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
+        for (block, line) in blocks.iter().zip(lines) {
+            *line = R::line(block);
+        }
     }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        fn avx512(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
+            by::<crate::bfloat16::avx512::Register>(blocks, lines);
+        }
+        if Isa::widest() == Isa::Amx {
+            // SAFETY: as above.
+            return unsafe { avx512(blocks, lines) };
+        }
+    }
+    by::<Plain>(blocks, lines);
 }
 
 /// Numbers in blocks of 32, with zeros behind the last.
 #[inline(always)]
 pub(crate) fn for_each_block(floats: &[f32], mut take: impl FnMut(usize, &[f32; BLOCK])) {
     let (blocks, rest) = floats.as_chunks::<BLOCK>();
-    blocks.iter().enumerate().for_each(|(index, block)| take(index, block));
+    for (index, block) in blocks.iter().enumerate() {
+        take(index, block);
+    }
     if !rest.is_empty() {
         let mut last = [0.0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
         take(blocks.len(), &last);
     }
-}
-
-/// Thirty-two numbers side by side.
-#[inline(always)]
-pub(crate) fn rounded_line(numbers: &[f32; BLOCK]) -> Line {
-    let mut line = Line::default();
-    for (word, pair) in line.0.iter_mut().zip(numbers.as_chunks::<2>().0) {
-        *word = rounded(pair[0]) >> 16 | rounded(pair[1]) & 0xffff_0000;
-    }
-    line
-}
-
-/// Sixteen numbers with sixteen others, first with first.
-#[inline(always)]
-pub(crate) fn rounded_pair(first: &[f32; PANEL_ROWS], second: &[f32; PANEL_ROWS]) -> Line {
-    let mut line = Line::default();
-    for (word, (first, second)) in line.0.iter_mut().zip(first.iter().zip(second)) {
-        *word = rounded(*first) >> 16 | rounded(*second) & 0xffff_0000;
-    }
-    line
-}
-
-/// The upper half is the nearest bfloat16, the even one of two; what is not a number stays none.
-#[inline(always)]
-fn rounded(number: f32) -> u32 {
-    let bits = number.to_bits();
-    if number.is_nan() { bits | 0x0040_0000 } else { bits + 0x7fff + (bits >> 16 & 1) }
 }

@@ -10,6 +10,7 @@
 pub mod allocator;
 pub mod attention;
 mod background;
+mod bfloat16;
 mod bfloat16_rows;
 pub mod dense;
 pub mod elementwise;

@@ -1,8 +1,9 @@
 use std::ops::Range;
 
 use crate::Isa;
-use crate::bfloat16_rows::{Bfloat16Row, Bfloat16Rows, round as round_to_bfloat16};
+use crate::bfloat16_rows::{Bfloat16Row, Bfloat16Rows, BlocksMut, round as round_to_bfloat16};
 use crate::format::{BLOCK, GROUPS};
+use crate::pool::SendPointer;
 use crate::quantize::quantize;
 
 /// The rows that a matrix is multiplied with: as floats, and in eight bits with a scale for each 32 numbers, or in bfloat16.
@@ -116,6 +117,11 @@ impl Rows {
     /// The numbers for writing, `[count, columns]`; [`RowMut::round`] each row when they are set.
     pub fn floats_mut(&mut self) -> &mut [f32] {
         &mut self.floats
+    }
+
+    /// The numbers, and the blocks of rows that ask for bfloat16, for tasks that write both apart from each other.
+    pub(crate) fn floats_and_blocks(&mut self) -> (SendPointer<f32>, BlocksMut<'_>) {
+        (SendPointer(self.floats.as_mut_ptr()), self.bfloat16.blocks_mut())
     }
 
     /// Every row for writing, each apart from the others.

@@ -1,247 +1,225 @@
-//! The attention of rows that ask for bfloat16: 32 of them at once, over 32 tokens at a time. Queries, keys, values and the weights of
-//! the softmax are rounded to bfloat16 and multiplied so; scores, sums and the softmax itself have 32 bits.
+//! The attention of rows that ask for bfloat16: many of them at once, over 64 tokens at a time, so that what is stored is unpacked for
+//! all of them once. Queries, keys, values and the weights of the softmax are rounded to bfloat16 and multiplied so; scores, sums and
+//! the softmax itself have 32 bits.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
-use super::kernel::{NOTHING_SEEN, rows_and_seen};
+use super::kernel::rows_and_seen;
+use super::softmax::Softmax;
 use super::store::HeadBlock;
 use super::stored::{Bf16, Bytes, Halves, Stored};
+use super::unpack::{unpack_keys, unpack_values};
 use super::vector::{Plain, Vector};
-use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Task};
-use crate::Isa;
-use crate::bfloat16_rows::{TILE_ROWS, for_each_block, rounded_line, rounded_pair};
-use crate::exp::exp;
+use super::{Attention, BLOCK_TOKENS, CacheFormat, KeyValueStore, Task};
+use crate::bfloat16::{self, Rounding};
+use crate::bfloat16_rows::{TILE_ROWS, for_each_block};
 use crate::format::BLOCK;
+use crate::isa::Isa;
 use crate::line::{Line, PANEL_ROWS};
 use crate::matmul::bfloat16::{Multiplier, SIDE, Weights};
 
-/// Rows of a task.
-pub(super) const MOST_ROWS: usize = SIDE;
-/// Tokens at a time: two blocks, in the places of two panels of weights.
-const STEP: usize = 2 * BLOCK_TOKENS;
+/// Most rows of a task.
+pub(super) const MOST_ROWS: usize = 4 * SIDE;
+/// Tokens that are multiplied at a time: two blocks, in the places of two panels of weights.
+const PART: usize = 2 * BLOCK_TOKENS;
+const PARTS: usize = 2;
+/// Tokens that a softmax takes at a time.
+pub(super) const STEP: usize = PARTS * PART;
 
-const _: () = assert!(STEP == SIDE && STEP == BLOCK && BLOCK_TOKENS == PANEL_ROWS);
+const _: () = assert!(PART == SIDE && PART == BLOCK && BLOCK_TOKENS == PANEL_ROWS);
 
-/// A row of results has its head's numbers, and what rounds them up to whole blocks.
-pub(super) fn result_stride(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(BLOCK)
+thread_local! {
+    /// Kept from task to task.
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
-/// Writes `[MOST_ROWS, result_stride]`, of which the task's rows come first; `out` is all zero.
-pub(super) fn run(
-    isa: Isa,
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
-    task: Task<'_>,
-    out: &mut [f32],
-) {
+#[derive(Default)]
+struct Room {
+    /// `[groups of 32 rows, 2, blocks of a head]`
+    queries: Vec<[Line; TILE_ROWS]>,
+    /// `[PARTS, blocks of a head]`
+    keys: Vec<Weights>,
+    /// `[blocks of a head, PARTS]`
+    values: Vec<Weights>,
+    /// `[rows, 32 * blocks of a head]`
+    sums: Vec<f32>,
+}
+
+/// Calls `put` for each of a task's rows, by its index, with its head's numbers and zeros that round them up to whole blocks.
+pub(super) fn run(isa: Isa, of: Attention<'_>, task: Task<'_>, put: impl FnMut(usize, &[f32])) {
     let mut multiplier = Multiplier::new(isa);
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn avx512(
-            multiplier: &mut Multiplier,
-            store: &KeyValueStore,
-            heads: Heads,
-            queries: Queries<'_>,
-            task: Task<'_>,
-            out: &mut [f32],
-        ) {
-            by_format::<super::vector::avx512::Register>(multiplier, store, heads, queries, task, out);
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+        fn avx512(multiplier: &mut Multiplier, of: Attention<'_>, task: Task<'_>, room: &mut Room) {
+            by_format::<super::vector::avx512::Register, bfloat16::avx512::Register>(
+                multiplier, of, task, room,
+            );
         }
         if isa == Isa::Amx {
             // SAFETY: the caller names an instruction set that the machine has.
-            return unsafe { avx512(&mut multiplier, store, heads, queries, task, out) };
+            return in_room(of, task, put, |room| unsafe { avx512(&mut multiplier, of, task, room) });
         }
     }
-    by_format::<Plain>(&mut multiplier, store, heads, queries, task, out);
+    in_room(of, task, put, |room| by_format::<Plain, bfloat16::Plain>(&mut multiplier, of, task, room));
+}
+
+fn in_room(
+    of: Attention<'_>,
+    task: Task<'_>,
+    mut put: impl FnMut(usize, &[f32]),
+    work: impl FnOnce(&mut Room),
+) {
+    let depth = of.store.head_dim().div_ceil(BLOCK);
+    let groups = task.count.div_ceil(SIDE);
+    ROOM.with_borrow_mut(|room| {
+        room.queries.clear();
+        room.queries.resize(groups * 2 * depth, [Line::default(); TILE_ROWS]);
+        room.keys.resize(PARTS * depth, Weights::default());
+        room.values.resize(depth * PARTS, Weights::default());
+        room.sums.clear();
+        room.sums.resize(groups * SIDE * depth * BLOCK, 0.0);
+        work(room);
+        for (row, sums) in room.sums.chunks_exact(depth * BLOCK).take(task.count).enumerate() {
+            put(row, sums);
+        }
+    });
 }
 
 #[inline(always)]
-fn by_format<V: Vector>(
+fn by_format<V: Vector, R: Rounding>(
     multiplier: &mut Multiplier,
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
+    of: Attention<'_>,
     task: Task<'_>,
-    out: &mut [f32],
+    room: &mut Room,
 ) {
-    match store.format() {
-        CacheFormat::F16 => tile::<Halves, V>(multiplier, store, heads, queries, task, out),
-        CacheFormat::Bf16 => tile::<Bf16, V>(multiplier, store, heads, queries, task, out),
-        CacheFormat::Int8 => tile::<Bytes, V>(multiplier, store, heads, queries, task, out),
+    match of.store.format() {
+        CacheFormat::F16 => attend::<Halves, V, R>(multiplier, of, task, room),
+        CacheFormat::Bf16 => attend::<Bf16, V, R>(multiplier, of, task, room),
+        CacheFormat::Int8 => attend::<Bytes, V, R>(multiplier, of, task, room),
     }
 }
 
 #[inline(always)]
-fn tile<S: Stored, V: Vector>(
+fn attend<S: Stored, V: Vector, R: Rounding>(
     multiplier: &mut Multiplier,
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
+    of: Attention<'_>,
     task: Task<'_>,
-    out: &mut [f32],
+    room: &mut Room,
 ) {
-    let stride = result_stride(store.head_dim());
-    let depth = stride / BLOCK;
-    let (rows, seen) = rows_and_seen::<MOST_ROWS>(store, heads, queries, task);
-    let asking = rounded_rows(&rows[..task.count], depth);
-    let asking = asking.split_at(depth);
+    let store = of.store;
+    let depth = store.head_dim().div_ceil(BLOCK);
+    let (rows, seen) = rows_and_seen::<MOST_ROWS>(of, task);
+    round_rows::<R>(&rows[..task.count], depth, &mut room.queries);
+    let mut softmax = [const { Softmax::NEW }; MOST_ROWS / SIDE];
     // Positions grow with the index.
-    let (first, last) = (seen[0].0, seen[task.count - 1].1);
-    let seen_by_any = first..last + 1;
-    let mut softmax = [Softmax::default(); MOST_ROWS];
-    let mut keys = vec![Weights::default(); depth];
-    let mut scores = [[0.0; STEP]; MOST_ROWS];
-    for base in (first / STEP * STEP..=last).step_by(STEP) {
-        // A block that nobody sees may not even be there. Of its tokens, scores are of those before; nobody looks at them.
-        let blocks: [Option<HeadBlock<'_>>; 2] = std::array::from_fn(|place| {
-            let begin = base + place * BLOCK_TOKENS;
-            let seen = begin <= last && begin + BLOCK_TOKENS > first;
-            seen.then(|| store.head(task.span.blocks[begin / BLOCK_TOKENS], task.kv_head))
-        });
-        for (place, block) in blocks.iter().enumerate() {
-            if let Some(block) = block {
-                unpack_keys::<S, V>(block.keys, store.head_dim(), place, &mut keys);
-            }
-        }
-        multiplier.multiply([asking.0, asking.1], &keys, true, scores.as_flattened_mut(), STEP);
-        let (of_keys, of_values) = scales::<S, V>(&blocks, base, &seen_by_any);
-        let mut weights = [[[Line::default(); TILE_ROWS]; 1]; 2];
-        for (row, softmax) in softmax[..task.count].iter_mut().enumerate() {
-            let mut scores = scores[row];
-            if S::SCALED {
-                scores.iter_mut().zip(of_keys).for_each(|(score, scale)| *score *= scale);
-            }
-            if base < seen[row].0 || base + STEP - 1 > seen[row].1 {
-                for (token, score) in scores.iter_mut().enumerate() {
-                    if base + token < seen[row].0 || base + token > seen[row].1 {
-                        *score = f32::NEG_INFINITY;
-                    }
+    let seen_by_any = seen[0].0..seen[task.count - 1].1 + 1;
+    for base in (seen_by_any.start / STEP * STEP..seen_by_any.end).step_by(STEP) {
+        let blocks = blocks(store, task, base, &seen_by_any);
+        for (part, blocks) in blocks.as_chunks::<2>().0.iter().enumerate() {
+            let keys = &mut room.keys[part * depth..][..depth];
+            for (place, block) in blocks.iter().enumerate() {
+                if let Some(block) = block {
+                    unpack_keys::<S, V, R>(block.keys, store.head_dim(), place, keys);
                 }
             }
-            let (mut of_row, shrink) = softmax.add(&scores);
-            if shrink != 1.0 {
-                out[row * stride..][..stride].iter_mut().for_each(|sum| *sum *= shrink);
-            }
-            if S::SCALED {
-                of_row.iter_mut().zip(of_values).for_each(|(weight, scale)| *weight *= scale);
-            }
-            weights[row / TILE_ROWS][0][row % TILE_ROWS] = rounded_line(&of_row);
-        }
-        for lane in (0..stride).step_by(BLOCK) {
-            let values = unpack_values::<S, V>(&blocks, store.padded_dim(), lane, base, &seen_by_any);
-            multiplier.multiply([&weights[0], &weights[1]], &[values], false, &mut out[lane..], stride);
-        }
-    }
-    for (out, softmax) in out.chunks_exact_mut(stride).zip(softmax).take(task.count) {
-        let total: f32 = softmax.totals.iter().sum();
-        out.iter_mut().for_each(|number| *number /= total);
-    }
-}
-
-/// Of one row: the largest score so far, and the sums of all weights in lanes.
-#[derive(Clone, Copy)]
-struct Softmax {
-    peak: f32,
-    totals: [f32; BLOCK_TOKENS],
-}
-
-impl Default for Softmax {
-    fn default() -> Self {
-        Self { peak: NOTHING_SEEN, totals: [0.0; BLOCK_TOKENS] }
-    }
-}
-
-impl Softmax {
-    /// Weights of more scores, and by what those before shrink.
-    #[inline(always)]
-    fn add(&mut self, scores: &[f32; STEP]) -> ([f32; STEP], f32) {
-        let (first, second) = scores.split_at(BLOCK_TOKENS);
-        let mut most = [self.peak; BLOCK_TOKENS];
-        for half in [first, second] {
-            for (most, score) in most.iter_mut().zip(half) {
-                *most = if *score > *most { *score } else { *most };
+            for lane in 0..depth {
+                let (values, padded) = (&mut room.values[lane * PARTS + part], store.padded_dim());
+                unpack_values::<S, V, R>(
+                    blocks,
+                    padded,
+                    lane * BLOCK,
+                    base + part * PART,
+                    &seen_by_any,
+                    values,
+                );
             }
         }
-        let peak = most.iter().fold(self.peak, |most, score| if *score > most { *score } else { most });
-        let shrink = exp(self.peak - peak);
-        self.peak = peak;
-        let mut weights = [0.0; STEP];
-        for (weight, score) in weights.iter_mut().zip(scores) {
-            *weight = exp(score - peak);
+        let scales = scales::<S, V>(&blocks, base, &seen_by_any);
+        let queries = room.queries.chunks_exact(2 * depth);
+        let sums = room.sums.chunks_exact_mut(SIDE * depth * BLOCK);
+        let groups = seen[..task.count].chunks(SIDE).zip(queries).zip(sums).zip(&mut softmax);
+        for (((seen, queries), sums), softmax) in groups {
+            let parts = parts(base, seen);
+            if parts.is_empty() {
+                continue;
+            }
+            let queries = queries.split_at(depth);
+            let mut scores = [[0.0; STEP]; SIDE];
+            for part in parts.clone() {
+                let (keys, of_part) =
+                    (&room.keys[part * depth..][..depth], &mut scores.as_flattened_mut()[part * PART..]);
+                multiplier.multiply([queries.0, queries.1], keys, true, of_part, STEP);
+            }
+            let shrink = softmax.weigh(&mut scores, seen, base, S::SCALED.then_some(&scales.0));
+            let mut weights = [[[Line::default(); TILE_ROWS]; PARTS]; 2];
+            for (row, all) in scores[..seen.len()].iter_mut().enumerate() {
+                if S::SCALED {
+                    all.iter_mut().zip(&scales.1).for_each(|(weight, scale)| *weight *= scale);
+                }
+                for part in parts.clone() {
+                    weights[row / TILE_ROWS][part][row % TILE_ROWS] = R::line(&all.as_chunks().0[part]);
+                }
+                if shrink[row] != 1.0 {
+                    let sums = &mut sums[row * depth * BLOCK..][..depth * BLOCK];
+                    sums.iter_mut().for_each(|sum| *sum *= shrink[row]);
+                }
+            }
+            for lane in 0..depth {
+                let weights = [&weights[0][parts.clone()], &weights[1][parts.clone()]];
+                let values = &room.values[lane * PARTS..][parts.clone()];
+                multiplier.multiply(weights, values, false, &mut sums[lane * BLOCK..], depth * BLOCK);
+            }
         }
-        let (first, second) = weights.split_at(BLOCK_TOKENS);
-        for (total, (first, second)) in self.totals.iter_mut().zip(first.iter().zip(second)) {
-            *total = *total * shrink + (first + second);
-        }
-        (weights, shrink)
+    }
+    let sums = room.sums.chunks_exact_mut(depth * BLOCK).take(task.count);
+    for (row, sums) in sums.enumerate() {
+        let total = softmax[row / SIDE].total(row % SIDE);
+        sums.iter_mut().for_each(|sum| *sum /= total);
     }
 }
 
-/// Two tiles of rows, `[2, depth]`.
+/// The blocks of a step. One that nobody sees may not even be there.
 #[inline(always)]
-fn rounded_rows(rows: &[&[f32]], depth: usize) -> Vec<[Line; TILE_ROWS]> {
-    let mut tiles = vec![[Line::default(); TILE_ROWS]; 2 * depth];
-    for (index, row) in rows.iter().enumerate() {
-        for_each_block(row, |block, numbers| {
-            tiles[index / TILE_ROWS * depth + block][index % TILE_ROWS] = rounded_line(numbers);
-        });
-    }
-    tiles
-}
-
-/// A block's keys, `[head_dim, 16]`, in one of two places.
-#[inline(always)]
-fn unpack_keys<S: Stored, V: Vector>(keys: &[u16], head_dim: usize, place: usize, out: &mut [Weights]) {
-    for (block, weights) in out.iter_mut().enumerate() {
-        for (pair, line) in weights[place].iter_mut().enumerate() {
-            let at = block * BLOCK + 2 * pair;
-            if at < head_dim {
-                let [first, second] = [at, at + 1].map(|at| S::load::<V>(keys, at * BLOCK_TOKENS).to_array());
-                *line = rounded_pair(&first, &second);
-            }
-        }
-    }
-}
-
-/// Numbers from `lane` on of the values of two blocks, `[16, padded_dim]` each, of tokens that somebody sees.
-#[inline(always)]
-fn unpack_values<S: Stored, V: Vector>(
-    blocks: &[Option<HeadBlock<'_>>; 2],
-    padded: usize,
-    lane: usize,
+fn blocks<'a>(
+    store: &'a KeyValueStore,
+    task: Task<'_>,
     base: usize,
     seen: &Range<usize>,
-) -> Weights {
-    let mut weights = Weights::default();
-    for (place, lines) in weights.iter_mut().enumerate() {
-        let lane = lane + place * PANEL_ROWS;
-        if lane >= padded {
-            continue;
-        }
-        for (pair, line) in lines.iter_mut().enumerate() {
-            let Some(block) = blocks[2 * pair / BLOCK_TOKENS] else { continue };
-            let token = 2 * pair % BLOCK_TOKENS;
-            // Places outside of what is seen may hold anything, even what is not a number.
-            let [first, second] = [0, 1].map(|next| {
-                if seen.contains(&(base + 2 * pair + next)) {
-                    S::load::<V>(block.values, (token + next) * padded + lane).to_array()
-                } else {
-                    [0.0; PANEL_ROWS]
-                }
-            });
-            *line = rounded_pair(&first, &second);
+) -> [Option<HeadBlock<'a>>; 2 * PARTS] {
+    let mut blocks = [None; 2 * PARTS];
+    for (index, block) in blocks.iter_mut().enumerate() {
+        let begin = base + index * BLOCK_TOKENS;
+        if begin < seen.end && begin + BLOCK_TOKENS > seen.start {
+            *block = Some(store.head(task.span.blocks[begin / BLOCK_TOKENS], task.kv_head));
         }
     }
-    weights
+    blocks
 }
 
-/// Of the keys and the values of two blocks; zero where nobody sees a token.
+/// The parts of a step of which some of these rows see something.
+#[inline(always)]
+fn parts(base: usize, seen: &[(usize, usize)]) -> Range<usize> {
+    let (first, end) = (seen[0].0, seen[seen.len() - 1].1 + 1);
+    let (first, end) = (first.saturating_sub(base), end.saturating_sub(base).min(STEP));
+    if first < end { first / PART..end.div_ceil(PART) } else { 0..0 }
+}
+
+/// Two tiles of each 32 rows, `[2, depth]`.
+#[inline(always)]
+fn round_rows<R: Rounding>(rows: &[&[f32]], depth: usize, tiles: &mut [[Line; TILE_ROWS]]) {
+    for (index, row) in rows.iter().enumerate() {
+        for_each_block(row, |block, numbers| {
+            tiles[index / TILE_ROWS * depth + block][index % TILE_ROWS] = R::line(numbers);
+        });
+    }
+}
+
+/// Of the keys and the values of a step's blocks; zero where nobody sees a token.
 #[inline(always)]
 fn scales<S: Stored, V: Vector>(
-    blocks: &[Option<HeadBlock<'_>>; 2],
+    blocks: &[Option<HeadBlock<'_>>],
     base: usize,
     seen: &Range<usize>,
 ) -> ([f32; STEP], [f32; STEP]) {

@@ -1,95 +1,75 @@
 use super::store::HeadBlock;
 use super::stored::{Bf16, Bytes, Halves, Stored};
 use super::vector::{Plain, Vector};
-use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, MOST_TILE, Queries, Task};
+use super::{Attention, BLOCK_TOKENS, CacheFormat, MOST_TILE, Task};
 use crate::Isa;
 use crate::exp::exp;
 
 /// Less than any score, yet a number, so that a row that has seen nothing takes part without a special case.
 pub(super) const NOTHING_SEEN: f32 = -1e30;
 
+/// Calls `put` for each of a task's rows, by its index, with its head's numbers and zeros that round them up to whole vectors.
+pub(super) fn run(isa: Isa, of: Attention<'_>, task: Task<'_>, mut put: impl FnMut(usize, &[f32])) {
+    let padded = of.store.padded_dim();
+    let mut out = vec![0.0; task.count * padded];
+    compute(isa, of, task, &mut out);
+    for (row, numbers) in out.chunks_exact(padded).enumerate() {
+        put(row, numbers);
+    }
+}
+
 /// Writes `[task.count, padded head_dim]`.
-pub(super) fn run(
-    isa: Isa,
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
-    task: Task<'_>,
-    out: &mut [f32],
-) {
+fn compute(isa: Isa, of: Attention<'_>, task: Task<'_>, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn avx2(store: &KeyValueStore, heads: Heads, queries: Queries<'_>, task: Task<'_>, out: &mut [f32]) {
-            by_format::<super::vector::avx2::Registers>(store, heads, queries, task, out);
+        fn avx2(of: Attention<'_>, task: Task<'_>, out: &mut [f32]) {
+            by_format::<super::vector::avx2::Registers>(of, task, out);
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn avx512(
-            store: &KeyValueStore,
-            heads: Heads,
-            queries: Queries<'_>,
-            task: Task<'_>,
-            out: &mut [f32],
-        ) {
-            by_format::<super::vector::avx512::Register>(store, heads, queries, task, out);
+        fn avx512(of: Attention<'_>, task: Task<'_>, out: &mut [f32]) {
+            by_format::<super::vector::avx512::Register>(of, task, out);
         }
         match isa {
             // SAFETY: the caller names an instruction set that the machine has.
-            Isa::Avx512Vnni | Isa::Amx => return unsafe { avx512(store, heads, queries, task, out) },
+            Isa::Avx512Vnni | Isa::Amx => return unsafe { avx512(of, task, out) },
             // SAFETY: as above.
-            Isa::Avx2 => return unsafe { avx2(store, heads, queries, task, out) },
+            Isa::Avx2 => return unsafe { avx2(of, task, out) },
             Isa::Plain | Isa::Neon => {}
         }
     }
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {
-        return by_format::<super::vector::neon::Registers>(store, heads, queries, task, out);
+        return by_format::<super::vector::neon::Registers>(of, task, out);
     }
-    by_format::<Plain>(store, heads, queries, task, out);
+    by_format::<Plain>(of, task, out);
 }
 
 #[inline(always)]
-fn by_format<V: Vector>(
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
-    task: Task<'_>,
-    out: &mut [f32],
-) {
-    match store.format() {
-        CacheFormat::F16 => by_count::<Halves, V>(store, heads, queries, task, out),
-        CacheFormat::Bf16 => by_count::<Bf16, V>(store, heads, queries, task, out),
-        CacheFormat::Int8 => by_count::<Bytes, V>(store, heads, queries, task, out),
+fn by_format<V: Vector>(of: Attention<'_>, task: Task<'_>, out: &mut [f32]) {
+    match of.store.format() {
+        CacheFormat::F16 => by_count::<Halves, V>(of, task, out),
+        CacheFormat::Bf16 => by_count::<Bf16, V>(of, task, out),
+        CacheFormat::Int8 => by_count::<Bytes, V>(of, task, out),
     }
 }
 
 #[inline(always)]
-fn by_count<S: Stored, V: Vector>(
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
-    task: Task<'_>,
-    out: &mut [f32],
-) {
+fn by_count<S: Stored, V: Vector>(of: Attention<'_>, task: Task<'_>, out: &mut [f32]) {
     match task.count {
-        1 => tile::<S, V, 1>(store, heads, queries, task, out),
-        2 => tile::<S, V, 2>(store, heads, queries, task, out),
-        4 => tile::<S, V, 4>(store, heads, queries, task, out),
-        MOST_TILE => tile::<S, V, MOST_TILE>(store, heads, queries, task, out),
+        1 => tile::<S, V, 1>(of, task, out),
+        2 => tile::<S, V, 2>(of, task, out),
+        4 => tile::<S, V, 4>(of, task, out),
+        MOST_TILE => tile::<S, V, MOST_TILE>(of, task, out),
         count => unreachable!("no tile has {count} rows"),
     }
 }
 
 #[inline(always)]
-fn tile<S: Stored, V: Vector, const R: usize>(
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
-    task: Task<'_>,
-    out: &mut [f32],
-) {
+fn tile<S: Stored, V: Vector, const R: usize>(of: Attention<'_>, task: Task<'_>, out: &mut [f32]) {
+    let store = of.store;
     let padded = store.padded_dim();
-    let (rows, seen) = rows_and_seen::<R>(store, heads, queries, task);
+    let (rows, seen) = rows_and_seen::<R>(of, task);
     // Positions grow with the index.
     let (first, last) = (seen[0].0, seen[R - 1].1);
     let mut peaks = [NOTHING_SEEN; R];
@@ -154,11 +134,10 @@ fn tile<S: Stored, V: Vector, const R: usize>(
 /// The rows of a task, of which there are at most `R`, and what each sees: from, to.
 #[inline(always)]
 pub(super) fn rows_and_seen<'a, const R: usize>(
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'a>,
+    of: Attention<'a>,
     task: Task<'_>,
 ) -> ([&'a [f32]; R], [(usize, usize); R]) {
+    let Attention { store, heads, queries } = of;
     let (dim, group) = (store.head_dim(), heads.query / store.kv_heads());
     let mut rows: [&[f32]; R] = [&[]; R];
     let mut seen = [(0, 0); R];

@@ -3,14 +3,18 @@
 
 mod bfloat16;
 mod kernel;
+mod softmax;
 mod store;
 mod stored;
+mod unpack;
 mod vector;
 
 pub use store::{BLOCK_TOKENS, CacheFormat, KeyValueStore};
 
-use crate::pool::SendPointer;
-use crate::{Isa, Pool};
+use crate::format::BLOCK;
+use crate::matmul::bfloat16::SIDE;
+use crate::rows::RowMut;
+use crate::{Isa, Pool, Rows};
 
 /// New tokens of one sequence, whose keys and values are in the store already.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +29,13 @@ pub struct Span<'a> {
     pub row: usize,
     /// How many of the first new tokens ask for bfloat16.
     pub bfloat16_tokens: usize,
+}
+
+impl Span<'_> {
+    /// New tokens that ask for bfloat16.
+    fn asking(&self) -> usize {
+        self.bfloat16_tokens.min(self.count)
+    }
 }
 
 /// The shape of a layer's attention.
@@ -45,8 +56,18 @@ pub struct Queries<'a> {
     pub stride: usize,
 }
 
+/// What is attended to, and who does.
+#[derive(Clone, Copy)]
+struct Attention<'a> {
+    store: &'a KeyValueStore,
+    heads: Heads,
+    queries: Queries<'a>,
+}
+
 /// Products below which one thread is quicker than several.
 const LEAST_SHARED_NUMBERS: usize = 1 << 16;
+/// Rows below which one thread rounds them faster than several.
+const LEAST_SHARED_ROWS: usize = 8;
 /// Query rows that one task computes together: as many as the registers have room for.
 const MOST_TILE: usize = 8;
 
@@ -58,19 +79,21 @@ fn tile_of(isa: Isa) -> usize {
     }
 }
 
-/// Writes `[rows, query heads * head_dim]` to `out`.
+/// Writes `[rows, query heads * head_dim]` to `out` and rounds them. Of rows that ask for bfloat16, which are those that the spans say,
+/// floats are kept only where that is wanted.
 ///
 /// # Panics
-/// When shapes do not fit or a block is missing: that is a bug of the caller.
+/// When shapes do not fit, other rows ask, or a block is missing: those are bugs of the caller.
 pub fn attend(
     pool: &Pool,
     store: &KeyValueStore,
     heads: Heads,
     queries: Queries<'_>,
     spans: &[Span<'_>],
-    out: &mut [f32],
+    keep_floats: bool,
+    out: &mut Rows,
 ) {
-    attend_with(Isa::widest(), pool, store, heads, queries, spans, out);
+    attend_with(Isa::widest(), pool, Attention { store, heads, queries }, spans, keep_floats, out);
 }
 
 /// A few of a span's query rows that share a head of keys.
@@ -82,71 +105,99 @@ struct Task<'a> {
     first: usize,
     /// A power of two, but for rows that ask for bfloat16.
     count: usize,
-    bfloat16: bool,
+    /// Of rows that ask for bfloat16: how many do before the span.
+    asking_before: Option<usize>,
 }
-
-type Kernel = fn(Isa, &KeyValueStore, Heads, Queries<'_>, Task<'_>, &mut [f32]);
 
 fn attend_with(
     isa: Isa,
     pool: &Pool,
-    store: &KeyValueStore,
-    heads: Heads,
-    queries: Queries<'_>,
+    of: Attention<'_>,
     spans: &[Span<'_>],
-    out: &mut [f32],
+    keep_floats: bool,
+    out: &mut Rows,
 ) {
-    let width = heads.query * store.head_dim();
+    let Attention { store, heads, queries } = of;
+    let (dim, width) = (store.head_dim(), heads.query * store.head_dim());
     let group = heads.query / store.kv_heads();
     let rows = spans.iter().map(|span| span.row + span.count).max().unwrap_or(0);
-    assert!(out.len() >= rows * width, "the output is too small");
+    assert!(out.count() >= rows && out.columns() == width, "the output is too small");
     assert!(queries.stride >= width && queries.rows.len() >= rows * queries.stride, "queries are missing");
     assert!(group * store.kv_heads() == heads.query, "query heads do not share the key heads evenly");
-    let mut tasks = Vec::new();
-    let all: usize = spans.iter().map(|span| span.count * heads.query).sum();
-    let tile = tile_of(isa);
-    let tile = if all / tile >= pool.threads() { tile } else { 1 };
-    for span in spans {
-        let seen = (span.position + span.count).div_ceil(BLOCK_TOKENS);
-        assert!(span.blocks.len() >= seen, "a sequence has fewer blocks than tokens");
-        for kv_head in 0..store.kv_heads() {
-            let asking = span.bfloat16_tokens.min(span.count) * group;
-            for first in (0..asking).step_by(bfloat16::MOST_ROWS) {
-                let count = bfloat16::MOST_ROWS.min(asking - first);
-                tasks.push(Task { span: *span, kv_head, first, count, bfloat16: true });
-            }
-            let (mut first, units) = (asking, span.count * group);
-            while first < units {
-                let count = 1 << tile.min(units - first).ilog2();
-                tasks.push(Task { span: *span, kv_head, first, count, bfloat16: false });
-                first += count;
-            }
-        }
-    }
-    let out = SendPointer(out.as_mut_ptr());
+    let asking = spans.iter().map(|span| span.row..span.row + span.asking()).filter(|rows| !rows.is_empty());
+    assert!(asking.eq(out.bfloat16.asking().iter().cloned()), "other rows ask for bfloat16");
+    let tasks = tasks(isa, pool, store.kv_heads(), group, spans);
+    // A head's numbers are whole blocks, or else blocks have numbers of two.
+    let round_at_once = !keep_floats && dim.is_multiple_of(BLOCK);
+    let (floats, blocks) = out.floats_and_blocks();
     // A few numbers are not worth waking a thread for.
     let numbers: usize =
         spans.iter().map(|span| span.count * (span.position + span.count)).sum::<usize>() * width;
     let turns = if numbers < LEAST_SHARED_NUMBERS { 1 } else { pool.threads() * 8 };
     let tasks_a_turn = tasks.len().div_ceil(turns).max(1);
-    pool.run(tasks.len().div_ceil(tasks_a_turn), |turn| {
-        for task in tasks.iter().skip(turn * tasks_a_turn).take(tasks_a_turn) {
-            let (run, rows, stride): (Kernel, _, _) = if task.bfloat16 {
-                (bfloat16::run, bfloat16::MOST_ROWS, bfloat16::result_stride(store.head_dim()))
-            } else {
-                (kernel::run, task.count, store.padded_dim())
-            };
-            let mut results = vec![0.0; rows * stride];
-            run(isa, store, heads, queries, *task, &mut results);
-            for (index, result) in results.chunks_exact(stride).take(task.count).enumerate() {
-                let (token, head) = ((task.first + index) / group, (task.first + index) % group);
-                let at = (task.span.row + token) * width + (task.kv_head * group + head) * store.head_dim();
-                // SAFETY: the place lies within `rows * width` numbers, which the output has; no other task has this
-                // row and head.
-                unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), out.at(at), store.head_dim()) };
+    let run = |task: &Task<'_>| {
+        let place = |index: usize| {
+            let (token, head) = ((task.first + index) / group, (task.first + index) % group);
+            (token, task.kv_head * group + head)
+        };
+        let put = |index: usize, numbers: &[f32]| {
+            let (token, head) = place(index);
+            let at = (task.span.row + token) * width + head * dim;
+            // SAFETY: the place lies within `rows * width` numbers, which the output has; no other task has this row and
+            // head.
+            unsafe { std::ptr::copy_nonoverlapping(numbers.as_ptr(), floats.at(at), dim) };
+        };
+        match task.asking_before {
+            Some(before) if round_at_once => bfloat16::run(isa, of, *task, |index, numbers| {
+                let (token, head) = place(index);
+                // SAFETY: no other task has this row and head.
+                unsafe { blocks.round(before + token, head * dim / BLOCK, numbers) };
+            }),
+            Some(_) => bfloat16::run(isa, of, *task, put),
+            None => kernel::run(isa, of, *task, put),
+        }
+    };
+    // Those that see most come last: begin with them, so that none is left to wait for.
+    let turns = tasks.len().div_ceil(tasks_a_turn);
+    pool.run(turns, |turn| {
+        tasks.iter().skip((turns - 1 - turn) * tasks_a_turn).take(tasks_a_turn).for_each(run);
+    });
+    let rows = out.each().into_iter().filter(|row| !(round_at_once && row.asks_for_bfloat16()));
+    let mut rows: Vec<_> = rows.collect();
+    if rows.len() < LEAST_SHARED_ROWS {
+        rows.iter_mut().for_each(RowMut::round);
+    } else {
+        pool.run_each(&mut rows, RowMut::round);
+    }
+}
+
+fn tasks<'a>(isa: Isa, pool: &Pool, kv_heads: usize, group: usize, spans: &[Span<'a>]) -> Vec<Task<'a>> {
+    let mut tasks = Vec::new();
+    let all: usize = spans.iter().map(|span| span.count * kv_heads * group).sum();
+    let tile = tile_of(isa);
+    let tile = if all / tile >= pool.threads() { tile } else { 1 };
+    let asking: usize = spans.iter().map(|span| span.asking() * kv_heads * group).sum();
+    let most_asking = (asking / (pool.threads() * 4)).next_multiple_of(SIDE).clamp(SIDE, bfloat16::MOST_ROWS);
+    let mut asking_before = 0;
+    for span in spans {
+        let seen = (span.position + span.count).div_ceil(BLOCK_TOKENS);
+        assert!(span.blocks.len() >= seen, "a sequence has fewer blocks than tokens");
+        for kv_head in 0..kv_heads {
+            let asking = span.asking() * group;
+            for first in (0..asking).step_by(most_asking) {
+                let (count, asking_before) = (most_asking.min(asking - first), Some(asking_before));
+                tasks.push(Task { span: *span, kv_head, first, count, asking_before });
+            }
+            let (mut first, units) = (asking, span.count * group);
+            while first < units {
+                let count = 1 << tile.min(units - first).ilog2();
+                tasks.push(Task { span: *span, kv_head, first, count, asking_before: None });
+                first += count;
             }
         }
-    });
+        asking_before += span.asking();
+    }
+    tasks
 }
 
 #[cfg(test)]
@@ -155,8 +206,8 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
-    use super::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span, attend_with};
-    use crate::{Isa, Pool};
+    use super::{Attention, BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span, attend_with};
+    use crate::{Isa, Pool, Rows};
 
     struct Case {
         store: KeyValueStore,
@@ -259,12 +310,24 @@ mod tests {
             let queries = Queries { rows: &rows, stride };
             let heads = Heads { query: query_heads, window };
             let width = query_heads * head_dim;
-            let run = |isa, threads, spans: &[Span<'_>]| {
-                let mut out = vec![f32::NAN; row * width];
-                attend_with(isa, &Pool::new(threads).unwrap(), &case.store, heads, queries, spans, &mut out);
+            let of = Attention { store: &case.store, heads, queries };
+            let attended = |isa, threads, spans: &[Span<'_>], keep_floats| {
+                let mut out = Rows::default();
+                out.reshape(row, width);
+                let asking: Vec<_> = spans.iter().map(|span| span.row..span.row + span.asking()).collect();
+                out.ask_for_bfloat16(&asking);
+                attend_with(isa, &Pool::new(threads).unwrap(), of, spans, keep_floats, &mut out);
                 out
             };
+            let run = |isa, threads, spans: &[Span<'_>]| attended(isa, threads, spans, true).floats().to_vec();
             let plain = run(Isa::Plain, 1, &spans);
+            // What is rounded at once is what is rounded afterwards.
+            let (kept, rounded) = (attended(Isa::Plain, 1, &spans, true), attended(Isa::widest(), 3, &spans, false));
+            prop_assert_eq!(&rounded.words, &kept.words);
+            for tile in 0..kept.bfloat16.count().div_ceil(16) {
+                let depth = 0..width.div_ceil(32);
+                prop_assert_eq!(rounded.bfloat16.tile(tile, depth.clone()), kept.bfloat16.tile(tile, depth));
+            }
             for isa in Isa::available() {
                 prop_assert_eq!(&run(isa, 3, &spans), &plain, "{:?}", isa);
             }

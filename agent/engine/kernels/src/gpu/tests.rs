@@ -9,8 +9,8 @@ use super::{
     Gate, HeadShape, Pairs, Places, attend, gate, join_residual, key_value_store, store_keys_values,
     turn_queries,
 };
-use crate::Pool;
 use crate::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span};
+use crate::{Pool, Rows};
 
 /// Sequences with `seen` tokens stored and more to come, and everything that a layer has for them.
 #[derive(Clone, Debug)]
@@ -187,10 +187,11 @@ proptest! {
             spans.push(Span { blocks: table, position: *seen, count: *new, row, bfloat16_tokens: 0 });
             row += new;
         }
-        let mut out = vec![0.0; computed.attended.len()];
+        let mut out = Rows::default();
+        out.reshape(row, heads * case.dim);
         let queries = Queries { rows: &computed.queries, stride: heads * case.dim };
-        crate::attention::attend(&pool, &store, Heads { query: heads, window: case.window }, queries, &spans, &mut out);
-        prop_assert!(apart(&out, &computed.attended) < 1e-4);
+        crate::attention::attend(&pool, &store, Heads { query: heads, window: case.window }, queries, &spans, true, &mut out);
+        prop_assert!(apart(out.floats(), &computed.attended) < 1e-4);
     }
 
     #[cfg(feature = "cuda")]

@@ -3,9 +3,8 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid_count, __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_load_si512,
-    _mm512_loadu_si512, _mm512_mask_shuffle_epi8, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_set4_epi32, _mm512_store_si512, _mm512_sub_ps,
+    __cpuid_count, __m512, _mm512_castsi512_ps, _mm512_load_si512, _mm512_mask_shuffle_epi8, _mm512_mul_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_set4_epi32, _mm512_store_si512, _mm512_sub_ps,
 };
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -13,9 +12,10 @@ use std::ops::Range;
 use super::avx512::{self, group_words, layout_of, scales_of};
 use super::bfloat16::{RowTiles, Sums, Weights, multiply_plain};
 use crate::WeightFormat;
+use crate::bfloat16::avx512::{rounded, side_by_side};
 use crate::bfloat16_rows::TILE_ROWS;
 use crate::format::{BLOCK, GROUPS};
-use crate::line::{Line, PANEL_ROWS};
+use crate::line::Line;
 
 /// Linux hands out the registers only to processes that have asked (`Documentation/arch/x86/xstate.rst`).
 const ARCH_REQ_XCOMP_PERM: nix::libc::c_ulong = 0x1023;
@@ -194,12 +194,6 @@ impl Drop for Unit {
     }
 }
 
-#[inline(always)]
-fn bits(numbers: __m512bh) -> __m512i {
-    // SAFETY: both are 512 bits.
-    unsafe { std::mem::transmute(numbers) }
-}
-
 /// The weights of some blocks of a panel, as the first or the second of two; the twin of `unpack_plain`.
 pub(super) fn unpack(
     format: WeightFormat,
@@ -221,23 +215,6 @@ pub(super) fn unpack(
             WeightFormat::F32 | WeightFormat::F16 => unreachable!("{format:?} has no products of bfloat16"),
         }
     }
-}
-
-/// Puts 16 numbers beside 16 others: first with first, second with second.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn side_by_side(halves: __m512i) -> __m512i {
-    const ORDER: [u16; 2 * PANEL_ROWS] = {
-        let mut order = [0; 2 * PANEL_ROWS];
-        let mut index = 0;
-        while index < order.len() {
-            order[index] = (index / 2 + index % 2 * PANEL_ROWS) as u16;
-            index += 1;
-        }
-        order
-    };
-    // SAFETY: the order is 32 halves, a register.
-    _mm512_permutexvar_epi16(unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) }, halves)
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -290,9 +267,9 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
                     if F == avx512::Q4K || F == avx512::Q5K { _mm512_sub_ps(scaled, minimum) } else { scaled }
                 };
                 for pair in 0..2 {
-                    let both = _mm512_cvtne2ps_pbh(number(2 * pair + 1), number(2 * pair));
+                    let both = rounded(number(2 * pair), number(2 * pair + 1));
                     let line = &raw mut tile[2 * group + pair];
-                    _mm512_store_si512(line.cast(), side_by_side(bits(both)));
+                    _mm512_store_si512(line.cast(), side_by_side(both));
                 }
             }
         }

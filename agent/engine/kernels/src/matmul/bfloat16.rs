@@ -10,6 +10,7 @@ use half::bf16;
 use super::Product;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use crate::bfloat16::nearest;
 use crate::bfloat16_rows::TILE_ROWS;
 use crate::format::BLOCK;
 use crate::line::{Line, PANEL_ROWS};
@@ -224,7 +225,7 @@ fn unpack_plain(
         for (block, weights) in blocks.clone().zip(&mut *out) {
             for at in 0..BLOCK {
                 let number = numbers.get(block * BLOCK + at).copied().unwrap_or(0.0);
-                weights[place][at / 2].set_half(2 * output + at % 2, bf16::from_f32(number).to_bits());
+                weights[place][at / 2].set_half(2 * output + at % 2, nearest(number));
             }
         }
     }
