@@ -54,7 +54,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 all.push(Self::Avx512Vnni);
-                if is_x86_feature_detected!("avx512bf16") && *AMX_WORKS.get_or_init(crate::matmul::amx::works)
+                if is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vbmi")
+                    && *AMX_WORKS.get_or_init(crate::matmul::amx::works)
                 {
                     all.push(Self::Amx);
                 }

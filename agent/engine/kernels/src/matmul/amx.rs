@@ -3,8 +3,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid_count, __m512, _mm512_castsi512_ps, _mm512_load_si512, _mm512_mask_shuffle_epi8, _mm512_mul_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_set4_epi32, _mm512_store_si512, _mm512_sub_ps,
+    __cpuid_count, __m512, _mm512_castsi512_ps, _mm512_load_si512, _mm512_loadu_si512,
+    _mm512_mask_permutexvar_epi8, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_store_si512, _mm512_sub_ps,
 };
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use crate::WeightFormat;
 use crate::bfloat16::avx512::{rounded, side_by_side};
 use crate::bfloat16_rows::TILE_ROWS;
 use crate::format::{BLOCK, GROUPS};
-use crate::line::Line;
+use crate::line::{Line, PANEL_ROWS};
 
 /// Linux hands out the registers only to processes that have asked (`Documentation/arch/x86/xstate.rst`).
 const ARCH_REQ_XCOMP_PERM: nix::libc::c_ulong = 0x1023;
@@ -235,7 +236,29 @@ fn unpack_pairs(panel: &[Line], blocks: Range<usize>, out: &mut [Weights], place
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+/// Where the numbers of eight outputs come from that are rounded together, two neighbours of each: which lane of the outputs', and
+/// which byte of the outputs' words, for the first or the second half of the outputs and the first or the second two of a word's four.
+struct Order {
+    outputs: [[i32; PANEL_ROWS]; 2],
+    bytes: [[[u8; 4 * PANEL_ROWS]; 2]; 2],
+}
+
+const ORDER: Order = {
+    let mut order = Order { outputs: [[0; PANEL_ROWS]; 2], bytes: [[[0; 4 * PANEL_ROWS]; 2]; 2] };
+    let mut index = 0;
+    while index < 2 * 2 * PANEL_ROWS {
+        let (pair, half, lane) = (index / (2 * PANEL_ROWS), index / PANEL_ROWS % 2, index % PANEL_ROWS);
+        let output = half * PANEL_ROWS / 2 + lane / 2;
+        order.outputs[half][lane] = output as i32;
+        order.bytes[pair][half][4 * lane] = (4 * output + 2 * pair + lane % 2) as u8;
+        index += 1;
+    }
+    order
+};
+
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16,avx2,fma,f16c"
+)]
 fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [Weights], place: usize) {
     /// A whole number below 2^23 as the bits of a float: this much more.
     const MAGIC: f32 = 8_388_608.0;
@@ -245,7 +268,14 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
     let layout = layout_of(F);
     let magic = _mm512_set1_epi32(MAGIC.to_bits().cast_signed());
     let taken_off = _mm512_set1_ps(MAGIC + layout.offset as f32);
-    let byte = [0, 1, 2, 3].map(|byte| _mm512_set4_epi32(12 + byte, 8 + byte, 4 + byte, byte));
+    // SAFETY: each of these is a register.
+    let outputs = unsafe { [0, 1].map(|half| _mm512_loadu_si512(ORDER.outputs[half].as_ptr().cast())) };
+    // SAFETY: as above.
+    let bytes = unsafe {
+        [0, 1].map(|pair: usize| {
+            [0, 1].map(|half: usize| _mm512_loadu_si512(ORDER.bytes[pair][half].as_ptr().cast()))
+        })
+    };
     for (block, weights) in blocks.zip(out) {
         let tile = &mut weights[place];
         let unit = &panel[block / layout.unit_blocks * layout.unit_lines()..][..layout.unit_lines()];
@@ -253,23 +283,29 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
         // SAFETY: the unit has all its lines, and lines are registers.
         unsafe {
             let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
-            let mut scales = scales_of::<F>(unit, block, 0);
+            let by_halves = |of_outputs: (__m512, __m512)| {
+                let of_half = |half: usize| {
+                    let lanes = outputs[half];
+                    (_mm512_permutexvar_ps(lanes, of_outputs.0), _mm512_permutexvar_ps(lanes, of_outputs.1))
+                };
+                [of_half(0), of_half(1)]
+            };
+            let mut scales = by_halves(scales_of::<F>(unit, block, 0));
             for group in 0..GROUPS {
                 if F == avx512::Q6K && group == GROUPS / 2 {
-                    scales = scales_of::<F>(unit, block, 1);
+                    scales = by_halves(scales_of::<F>(unit, block, 1));
                 }
-                let (scale, minimum) = scales;
                 let words = group_words::<F>(lines, group);
-                let number = |index: usize| -> __m512 {
-                    let quant = _mm512_mask_shuffle_epi8(magic, LOWEST, words, byte[index]);
-                    let quant = _mm512_sub_ps(_mm512_castsi512_ps(quant), taken_off);
-                    let scaled = _mm512_mul_ps(quant, scale);
+                let numbers = |pair: usize, half: usize| -> __m512 {
+                    let quants = _mm512_mask_permutexvar_epi8(magic, LOWEST, bytes[pair][half], words);
+                    let quants = _mm512_sub_ps(_mm512_castsi512_ps(quants), taken_off);
+                    let (scale, minimum) = scales[half];
+                    let scaled = _mm512_mul_ps(quants, scale);
                     if F == avx512::Q4K || F == avx512::Q5K { _mm512_sub_ps(scaled, minimum) } else { scaled }
                 };
                 for pair in 0..2 {
-                    let both = rounded(number(2 * pair), number(2 * pair + 1));
                     let line = &raw mut tile[2 * group + pair];
-                    _mm512_store_si512(line.cast(), side_by_side(both));
+                    _mm512_store_si512(line.cast(), rounded(numbers(pair, 0), numbers(pair, 1)));
                 }
             }
         }
