@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::bfloat16::{MOST_BLOCKS, Multiplier, SIDE, Sums, groups, row_tiles, unpack, with_weights};
-use super::{Product, Tiles, multiply_panel, panels_a_task};
+use super::portions::portions;
+use super::{Product, Tiles, multiply_panel};
 use crate::bfloat16_rows::{BlocksMut, round_blocks};
 use crate::format::BLOCK;
 use crate::line::{Line, PANEL_ROWS};
@@ -60,13 +61,11 @@ pub(crate) fn matmul_gated_with(
     assert_eq!(rows.bfloat16.asking(), out.bfloat16.asking(), "other rows ask");
     let others = rows.count() - out.bfloat16.count();
     assert!(others == 0 || gates.len() >= rows.count() * 2 * outputs, "the output is too small");
-    let (panels, tiles) = (matrices.gate.panels(), Tiles::new(isa, pool, rows, &products));
+    let tiles = Tiles::new(isa, pool, rows, &products);
     let output = Output { first: SendPointer(gates.as_mut_ptr()), stride: 2 * outputs };
     let out = out.bfloat16.blocks_mut();
-    // A pair of panels gives one block, which one task writes.
-    let panels_a_task = panels_a_task(pool, rows, panels).next_multiple_of(2);
-    let each = |task: usize| {
-        let panels = task * panels_a_task..((task + 1) * panels_a_task).min(panels);
+    // A pair of panels gives one block, which one task writes; both matrices are cut alike.
+    portions(pool, rows, &products[..1]).run(pool, |_, panels| {
         for product in products {
             let (tiles, _) = tiles.of(product);
             for panel in panels.clone() {
@@ -74,8 +73,7 @@ pub(crate) fn matmul_gated_with(
             }
         }
         multiply(isa, rows, matrices, panels, gate, &out);
-    };
-    pool.run(panels.div_ceil(panels_a_task), each);
+    });
 }
 
 /// Rows that ask, and some panels of both matrices, the first of which has an even number.

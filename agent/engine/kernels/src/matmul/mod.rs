@@ -12,20 +12,19 @@ mod gated;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod plain;
+mod portions;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
 pub use gated::{Gate, GateAndUp, matmul_gated};
+use portions::portions;
 use tiles::{RowTile, tiles};
 
 use crate::line::PANEL_ROWS;
 use crate::matrix::Output;
 use crate::pool::SendPointer;
 use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
-
-/// Products below which one thread is quicker than several.
-const LEAST_SHARED_PRODUCTS: usize = 1 << 18;
 
 /// A matrix and where its results go.
 #[derive(Clone, Copy)]
@@ -59,38 +58,18 @@ pub(crate) fn matmul_with(
         assert_eq!(product.matrix.columns(), rows.columns(), "the rows are not of the matrix's width");
         assert!(product.column + product.matrix.rows() <= out_columns, "the output is too narrow");
     }
-    let panels: usize = products.iter().map(|product| product.matrix.panels()).sum();
-    let panels_a_task = panels_a_task(pool, rows, panels);
-    let tasks: Vec<(Product<'_>, usize)> = products
-        .iter()
-        .flat_map(|product| {
-            (0..product.matrix.panels()).step_by(panels_a_task).map(|first| (*product, first))
-        })
-        .collect();
+    let portions = portions(pool, rows, products);
     let tiles = Tiles::new(isa, pool, rows, products);
     let output = Output { first: SendPointer(out.as_mut_ptr()), stride: out_columns };
-    let whole = panels_a_task == panels.max(1);
-    let each = |index: usize| {
-        let (product, first) = tasks[index];
-        let last = (first + panels_a_task).min(product.matrix.panels());
+    portions.run(pool, |product, panels| {
         let (tiles, in_bfloat16) = tiles.of(product);
-        for panel in first..last {
+        for panel in panels.clone() {
             multiply_panel(isa, rows, tiles, product, panel, &output);
         }
         if in_bfloat16 {
-            bfloat16::multiply(isa, rows, product, first..last, &output);
+            bfloat16::multiply(isa, rows, product, panels, &output);
         }
-    };
-    if whole { (0..tasks.len()).for_each(each) } else { pool.run(tasks.len(), each) }
-}
-
-/// How many of so many panels one task has; one for all where they are few products.
-fn panels_a_task(pool: &Pool, rows: &Rows, panels: usize) -> usize {
-    if rows.count() * panels * PANEL_ROWS * rows.columns() < LEAST_SHARED_PRODUCTS {
-        return panels.max(1);
-    }
-    // Two at once where products are of bfloat16.
-    (panels / (pool.threads() * 6)).next_multiple_of(2).clamp(1, 64)
+    });
 }
 
 /// The rows, cut and laid out as kernels take them.
