@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::avx512::{self, group_words, layout_of, scales_of};
+use super::avx512::{self, fetch_ahead, group_words, layout_of, scales_of};
 use super::bfloat16::{RowTiles, Sums, Weights, multiply_plain};
 use crate::WeightFormat;
 use crate::bfloat16::avx512::{rounded, side_by_side};
@@ -283,6 +283,7 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
         // SAFETY: the unit has all its lines, and lines are registers.
         unsafe {
             let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
+            fetch_ahead(lines, layout.quant_lines);
             let by_halves = |of_outputs: (__m512, __m512)| {
                 let of_half = |half: usize| {
                     let lanes = outputs[half];
