@@ -10,7 +10,8 @@ use std::arch::x86_64::{
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::avx512::{self, fetch_ahead, group_words, layout_of, scales_of};
+use super::ahead::fetch_ahead;
+use super::avx512::{self, group_words, layout_of, scales_of};
 use super::bfloat16::{RowTiles, Sums, Weights, multiply_plain};
 use crate::WeightFormat;
 use crate::bfloat16::avx512::{rounded, side_by_side};

@@ -12,6 +12,7 @@ use std::arch::x86_64::{
 };
 
 use super::Tile;
+use super::ahead::fetch_ahead;
 use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
 use crate::WeightFormat;
 use crate::format::{GROUPS, Layout};
@@ -104,6 +105,10 @@ fn few_rows<const F: u8, const C: usize>(
             // `tile` has asserted.
             unsafe {
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
+                // The other half's are the same.
+                if half_of_panel == 0 {
+                    fetch_ahead(lines, layout.quant_lines);
+                }
                 let word = |which: usize, m: usize| (*words.add(which * count + first + m)).cast_signed();
                 let scale_of_row = |m: usize| _mm256_castsi256_ps(_mm256_set1_epi32(word(SCALE, m)));
                 let halves = if F == Q6K { 2 } else { 1 };

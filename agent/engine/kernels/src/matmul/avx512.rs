@@ -1,14 +1,15 @@
 //! 512-bit kernels. A register has a word of four quants, or one sum, for each of a panel's 16 rows.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps,
-    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+    __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
     _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512,
     _mm512_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
 use super::Tile;
+use super::ahead::fetch_ahead;
 use super::plain::PARTIAL_SUMS;
 use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
 use crate::format::{GROUPS, Layout};
@@ -123,16 +124,6 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
     store(&sums)
 }
 
-/// Begins to fetch as many lines of what is read a little later. Processors that do so by themselves stop where a page ends.
-#[inline(always)]
-pub(super) fn fetch_ahead(lines: *const Line, count: usize) {
-    const AHEAD: usize = 64;
-    for line in 0..count {
-        // SAFETY: it changes nothing but caches, whatever the address is.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_add(AHEAD + line).cast()) };
-    }
-}
-
 /// By shifting: offsets are powers of two.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -230,6 +221,8 @@ unsafe fn floating<const F: u8, const M: usize>(panel: &[Line], rows: &Rows, row
     let mut partial = [[_mm512_setzero_ps(); M]; PARTIAL_SUMS];
     let mut column = 0;
     while column < columns {
+        let lines = PARTIAL_SUMS * format_of(F).panel_lines(2) / 2;
+        fetch_ahead(panel.wrapping_add(column / PARTIAL_SUMS * lines), lines);
         for part in 0..PARTIAL_SUMS {
             if column + part >= columns {
                 break;

@@ -2,6 +2,8 @@
 //! ask for bfloat16. A row's result does not depend on the rows beside it.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
