@@ -21,7 +21,8 @@ const MOST_DEFAULT_CACHE_BYTES: u64 = 1 << 30;
 const LEAST_USEFUL_TOKENS: usize = 256;
 const MIB: u64 = 1 << 20;
 
-/// Memory of a model under its settings. Tokenizer and program come on top: some megabytes.
+/// Memory of a model under its settings. Tokenizer and program come on top, some megabytes, and what each compute thread keeps to unpack
+/// for prompts in bfloat16, a megabyte or two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Footprint {
     /// Matrices and vectors, as the engine lays them out.

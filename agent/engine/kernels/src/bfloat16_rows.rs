@@ -3,7 +3,6 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::Isa;
 use crate::bfloat16::{Plain, Rounding};
 use crate::format::BLOCK;
 use crate::line::{Line, PANEL_ROWS};
@@ -166,7 +165,7 @@ pub(crate) fn round(floats: &[f32], row: &mut Bfloat16Row<'_>) {
         fn avx512(floats: &[f32], row: &mut Bfloat16Row<'_>) {
             round_by::<crate::bfloat16::avx512::Register>(floats, row);
         }
-        if Isa::widest() == Isa::Amx {
+        if crate::Isa::widest() == crate::Isa::Amx {
             // SAFETY: the machine has what the function needs; `widest` has looked.
             return unsafe { avx512(floats, row) };
         }
@@ -197,7 +196,7 @@ pub(crate) fn round_blocks(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
         fn avx512(blocks: &[[f32; BLOCK]], lines: &mut [Line]) {
             by::<crate::bfloat16::avx512::Register>(blocks, lines);
         }
-        if Isa::widest() == Isa::Amx {
+        if crate::Isa::widest() == crate::Isa::Amx {
             // SAFETY: as above.
             return unsafe { avx512(blocks, lines) };
         }

@@ -105,8 +105,8 @@ fn few_rows<const F: u8, const C: usize>(
             // `tile` has asserted.
             unsafe {
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
-                // The other half's are the same.
-                if half_of_panel == 0 {
+                // Those of the other half and of other rows are the same.
+                if half_of_panel == 0 && first == 0 {
                     fetch_ahead(lines, layout.quant_lines);
                 }
                 let word = |which: usize, m: usize| (*words.add(which * count + first + m)).cast_signed();
