@@ -114,11 +114,6 @@ impl Rows {
         self.bfloat16.ask(rows, self.columns);
     }
 
-    /// The numbers for writing, `[count, columns]`; [`RowMut::round`] each row when they are set.
-    pub fn floats_mut(&mut self) -> &mut [f32] {
-        &mut self.floats
-    }
-
     /// The numbers, and the blocks of rows that ask for bfloat16, for tasks that write both apart from each other.
     pub(crate) fn floats_and_blocks(&mut self) -> (SendPointer<f32>, BlocksMut<'_>) {
         (SendPointer(self.floats.as_mut_ptr()), self.bfloat16.blocks_mut())
