@@ -17,7 +17,7 @@ use llmdeck_proto::v1::revision::State;
 use llmdeck_proto::v1::rollout::{State as RolloutState, Strategy};
 use llmdeck_proto::v1::{
     Alert, Assessment, ChangePlan, Counters, Deployment, Event as NodeEvent, Finding, Frame, Gpu, GpuDriver,
-    Host, JobReport, JobSummary, Quality, Revision, Rollout, RolloutStep, TrainingPoint, Verdict,
+    Host, JobReport, JobSummary, ModelOnGpu, Quality, Revision, Rollout, RolloutStep, TrainingPoint, Verdict,
 };
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -46,6 +46,7 @@ fn revision(number: u32, state: State, golden: f64, second: u64, requests: u64) 
         kv_used_bytes: 3 << 30,
         kv_total_bytes: 12 << 30,
         scratch_bytes: 180 << 20,
+        on_gpu: (number == 7).then(|| ModelOnGpu { device: "cuda:0".into(), weights_bytes: 15 << 30 }),
         ttft_us: Some(spread(84_000).collect::<SparseHistogram>().encode()),
         itl_us: Some(spread(18_000).collect::<SparseHistogram>().encode()),
         e2e_us: Some(spread(1_400_000).collect::<SparseHistogram>().encode()),
@@ -213,7 +214,7 @@ fn node_and_a_lost_one() {
     let mut app = App::new();
     app.screen = Screen::Node(0);
     let mut model = model();
-    insta::assert_snapshot!("node_120x24", screen(&app, &model, (120, 24), false));
+    insta::assert_snapshot!("node_120x28", screen(&app, &model, (120, 28), false));
     model.apply(
         0,
         LinkEvent::Lost { reason: "ssh gpu-01: Connection refused".into(), retry_at: Instant::now() },

@@ -3,6 +3,7 @@
 
 pub mod buckets;
 pub mod histogram;
+mod memory;
 pub mod merge;
 pub mod socket;
 pub mod sparse;

@@ -67,6 +67,11 @@ impl Footprint {
         }
     }
 
+    /// Where the model is to compute.
+    pub fn device(&self) -> Device {
+        self.options.device
+    }
+
     /// All of it that is the node's memory. A model on a GPU keeps its cache there, and a second copy of its weights.
     pub fn total_bytes(&self) -> u64 {
         let cache_bytes = if self.options.device == Device::Cpu { self.cache_bytes } else { 0 };

@@ -8,7 +8,7 @@ use llmdeck_engine::footprint::Footprint;
 use llmdeck_proto::MAX_MESSAGE_BYTES;
 use llmdeck_proto::v1::revision::State;
 use llmdeck_proto::v1::telemetry_client::TelemetryClient;
-use llmdeck_proto::v1::{Frame, WatchRequest};
+use llmdeck_proto::v1::{Frame, Revision, WatchRequest};
 use tonic::transport::Endpoint;
 
 use super::doctor::Finding;
@@ -46,20 +46,11 @@ fn holders(frame: &Frame) -> Vec<Finding> {
     let mut total = 0;
     for deployment in &frame.deployments {
         for revision in &deployment.revisions {
-            let parts = [revision.resident_weights_bytes, revision.kv_total_bytes, revision.scratch_bytes];
-            let held: u64 = parts.iter().sum();
-            total += held;
+            total += revision.host_memory_bytes();
             let name = format!("{}@{}", deployment.name, revision.number);
             let text = match revision.state() {
                 State::Unloaded => format!("{name} is unloaded; its next request loads it"),
-                _ => format!(
-                    "{name} holds {} MiB: weights {}, cache {} ({} in use), scratch {}",
-                    mib(held),
-                    mib(parts[0]),
-                    mib(parts[1]),
-                    mib(revision.kv_used_bytes),
-                    mib(parts[2]),
-                ),
+                _ => format!("{name} holds {}", parts(revision)),
             };
             findings.push(Finding::Well(text));
         }
@@ -73,6 +64,22 @@ fn holders(frame: &Frame) -> Vec<Finding> {
     let budget = frame.model_memory_bytes;
     findings.push(Finding::Well(format!("{} MiB of {} MiB for models are held", mib(total), mib(budget))));
     findings
+}
+
+fn parts(revision: &Revision) -> String {
+    let (held, weights) = (mib(revision.host_memory_bytes()), mib(revision.resident_weights_bytes));
+    let (cache, used) = (mib(revision.kv_total_bytes), mib(revision.kv_used_bytes));
+    let cache = format!("cache {cache} ({used} in use)");
+    let scratch = mib(revision.scratch_bytes);
+    match &revision.on_gpu {
+        None => format!("{held} MiB: weights {weights}, {cache}, scratch {scratch}"),
+        Some(gpu) => format!(
+            "{held} MiB: weights {weights}, scratch {scratch}; on {} {} MiB: weights {}, {cache}",
+            gpu.device,
+            mib(revision.gpu_memory_bytes()),
+            mib(gpu.weights_bytes),
+        ),
+    }
 }
 
 fn estimates(options: &AgentOptions) -> Vec<Finding> {
@@ -106,4 +113,26 @@ fn estimates(options: &AgentOptions) -> Vec<Finding> {
         Finding::Wrong(format!("{text}; lower cache_bytes or max_concurrent, or set idle_unload_s"))
     });
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use llmdeck_proto::v1::ModelOnGpu;
+
+    use super::*;
+
+    #[test]
+    fn what_a_model_holds_is_said_where_it_is() {
+        let mut revision = Revision {
+            resident_weights_bytes: 500 << 20,
+            kv_total_bytes: 64 << 20,
+            kv_used_bytes: 3 << 20,
+            scratch_bytes: 9 << 20,
+            ..Revision::default()
+        };
+        assert_eq!(parts(&revision), "573 MiB: weights 500, cache 64 (3 in use), scratch 9");
+        revision.on_gpu = Some(ModelOnGpu { device: "cuda:0".into(), weights_bytes: 400 << 20 });
+        let on_gpu = "509 MiB: weights 500, scratch 9; on cuda:0 464 MiB: weights 400, cache 64 (3 in use)";
+        assert_eq!(parts(&revision), on_gpu);
+    }
 }

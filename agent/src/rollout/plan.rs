@@ -1,3 +1,5 @@
+use llmdeck_engine::device::Device;
+use llmdeck_engine::footprint::Footprint;
 use llmdeck_proto::v1::ChangePlan;
 
 use super::machine::Move;
@@ -44,12 +46,7 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
             // Two lines: the first must be whole on the narrowest screen.
             ModelSource::Loads(needed) => {
                 effects.push(format!("loads {model}{beside}: {}", size(needed.total_bytes())));
-                effects.push(format!(
-                    "that is weights {}, cache {}, scratch {}",
-                    size(needed.weights_bytes),
-                    size(needed.cache_bytes),
-                    size(needed.scratch_bytes),
-                ));
+                effects.extend(parts(needed));
             }
             ModelSource::Shared { with, .. } => {
                 effects
@@ -109,6 +106,19 @@ pub(super) fn change_plan(facts: &PlanFacts<'_>) -> ChangePlan {
     }
 }
 
+/// What makes up a model's memory: the host's, and the GPU's where it is to compute there.
+fn parts(needed: &Footprint) -> Vec<String> {
+    let (weights, cache, scratch) =
+        (size(needed.weights_bytes), size(needed.cache_bytes), size(needed.scratch_bytes));
+    match needed.device() {
+        Device::Cpu => vec![format!("that is weights {weights}, cache {cache}, scratch {scratch}")],
+        gpu @ Device::Cuda(_) => vec![
+            format!("that is weights {weights}, scratch {scratch};"),
+            format!("and on {gpu} its weights again, and a cache of {cache}"),
+        ],
+    }
+}
+
 /// What is set otherwise than in what serves.
 pub(super) fn engine_changes(serving: Option<&RevisionRow>, target: &RevisionRow) -> Vec<String> {
     let kept = |row: &RevisionRow| row.engine.as_ref().and_then(EngineSettings::kept);
@@ -160,5 +170,34 @@ fn size(bytes: u64) -> String {
         0..1_000_000 => format!("{} kB", bytes / 1_000),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]
+mod tests {
+    use llmdeck_builtin::assets::MODELS;
+    use llmdeck_engine::engine::EngineOptions;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_model_are_said_where_they_are() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), MODELS[0].bytes).unwrap();
+        let parts = |device| {
+            let options = EngineOptions { device, ..EngineOptions::default() };
+            let needed = Footprint::of(file.path(), &options).unwrap();
+            (needed.clone(), parts(&needed))
+        };
+        let (needed, on_host) = parts(Device::Cpu);
+        let (weights, scratch) = (size(needed.weights_bytes), size(needed.scratch_bytes));
+        let cache = size(needed.cache_bytes);
+        assert_eq!(on_host, [format!("that is weights {weights}, cache {cache}, scratch {scratch}")]);
+        let (needed, on_gpu) = parts(Device::Cuda(1));
+        let cache = size(needed.cache_bytes);
+        assert_eq!(on_gpu[0], format!("that is weights {weights}, scratch {scratch};"));
+        assert_eq!(on_gpu[1], format!("and on cuda:1 its weights again, and a cache of {cache}"));
+        assert_eq!(needed.total_bytes(), needed.weights_bytes + needed.scratch_bytes);
     }
 }

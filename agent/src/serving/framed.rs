@@ -1,5 +1,6 @@
 //! What a frame says of a revision.
 
+use llmdeck_engine::model::Model;
 use llmdeck_proto::v1;
 use llmdeck_proto::v1::revision::State;
 
@@ -81,5 +82,11 @@ pub(super) fn drain_revision(
         coarse: None,
         energy_mj: None,
         created_unix_ms: spec.created_unix_ms,
+        on_gpu: loaded.as_ref().and_then(|loaded| on_gpu(loaded.model())),
     }
+}
+
+fn on_gpu(model: &Model) -> Option<v1::ModelOnGpu> {
+    let weights = model.gpu.as_ref()?;
+    Some(v1::ModelOnGpu { device: model.device.to_string(), weights_bytes: weights.size_bytes() })
 }
