@@ -12,7 +12,7 @@ use llmdeck_engine::model::Model;
 use llmdeck_engine::roofline::{GpuLimits, MachineLimits, ModelRate, measure_model};
 use llmdeck_engine::session::Session;
 use llmdeck_engine::{Isa, Pool};
-use llmdeck_kernels::elementwise::summarize_logits;
+use llmdeck_kernels::logits::summarize_logits;
 
 const MODEL: &str = "../../target/gemma/gemma-3-270m-q4_k_m.gguf";
 const TEXT: &str = "../../LICENSE-APACHE";

@@ -2,9 +2,14 @@
 
 use std::collections::HashMap;
 
-use llmdeck_kernels::elementwise::{LogitSummary, summarize_logits};
+use llmdeck_kernels::logits::{
+    LogitSummary, RUN, Weighing, largest, peak, place_of, summarize_logits, weigh, weigh_each,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+/// Likeliest tokens that make up a usual `top_p`.
+const MOSTLY_ENOUGH: usize = 64;
 
 /// How the next token is chosen. Field names are OpenAI's where it has one.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +80,8 @@ pub struct Sampler {
     rng: StdRng,
     in_prompt: HashMap<u32, ()>,
     in_answer: HashMap<u32, u32>,
+    /// Weights of the last row that was drawn from, by the run.
+    runs: Vec<f32>,
 }
 
 impl Sampler {
@@ -85,7 +92,13 @@ impl Sampler {
         } else {
             prompt.iter().map(|token| (*token, ())).collect()
         };
-        Self { rng: StdRng::seed_from_u64(options.seed), options, in_prompt, in_answer: HashMap::new() }
+        Self {
+            rng: StdRng::seed_from_u64(options.seed),
+            options,
+            in_prompt,
+            in_answer: HashMap::new(),
+            runs: Vec::new(),
+        }
     }
 
     /// Chooses from `logits`, `[vocabulary]`, which it overwrites. A row without a finite number gives token 0 with
@@ -106,19 +119,16 @@ impl Sampler {
     ) -> Result<Sampled, E> {
         let LogitSummary { peak, log_normalizer, entropy } = summarize_logits(logits);
         let top = self.options.top_logprobs.map_or_else(Vec::new, |count| {
-            likeliest(logits, count)
-                .into_iter()
-                .map(|(token, logit)| (token, logit - log_normalizer))
-                .collect()
+            largest(logits, count).into_iter().map(|(token, logit)| (token, logit - log_normalizer)).collect()
         });
         let is_narrowed = rule_out(logits)?;
         let adjusted: HashMap<u32, f32> = self.remember_adjusted(logits);
         let token = if self.options.temperature > 0.0 {
             self.draw(logits)
         } else if adjusted.is_empty() && !is_narrowed {
-            logits.iter().position(|logit| *logit == peak).unwrap_or(0) as u32
+            place_of(logits, peak).unwrap_or(0) as u32
         } else {
-            argmax(logits)
+            likeliest(logits)
         };
         let raw = adjusted.get(&token).copied().or_else(|| logits.get(token as usize).copied());
         *self.in_answer.entry(token).or_default() += 1;
@@ -161,67 +171,122 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32]) -> u32 {
-        let options = &self.options;
-        let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let peak = peak(logits);
         if !peak.is_finite() {
-            return argmax(logits);
+            return likeliest(logits);
         }
-        // Tokens e^-20 as likely as the likeliest are never drawn in practice; leaving them out keeps the sort short.
-        let floor = if options.min_p > 0.0 { options.min_p.ln() } else { -20.0 };
-        let mut candidates: Vec<(u32, f32)> = (0u32..)
-            .zip(logits)
-            .map(|(token, logit)| (token, (logit - peak) / options.temperature))
-            .filter(|(_, scaled)| *scaled >= floor)
-            .map(|(token, scaled)| (token, scaled.exp()))
-            .collect();
-        if options.top_k.is_some() || options.top_p < 1.0 {
-            candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            candidates.truncate(options.top_k.unwrap_or(usize::MAX).max(1));
-            let mut left = options.top_p * candidates.iter().map(|(_, weight)| weight).sum::<f32>();
-            let kept = candidates
-                .iter()
-                .take_while(|(_, weight)| {
-                    let wanted = left > 0.0;
-                    left -= weight;
-                    wanted
-                })
-                .count();
-            candidates.truncate(kept.max(1));
+        let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let weighing = Weighing { peak, temperature, least: min_p };
+        if top_k.is_none() && top_p >= 1.0 {
+            return self.draw_from_all(logits, weighing);
         }
-        let total: f32 = candidates.iter().map(|(_, weight)| weight).sum();
-        let mut point = self.rng.random::<f32>() * total;
-        let chosen = candidates.iter().find(|(_, weight)| {
+        let (mut kept, mut left) = if let Some(count) = top_k {
+            let kept = heaviest(logits, weighing, count.max(1));
+            let wanted = top_p * total(&kept);
+            (kept, wanted)
+        } else {
+            weigh(logits, weighing, &mut self.runs);
+            let wanted = top_p * self.runs.iter().sum::<f32>();
+            let kept = heaviest(logits, weighing, MOSTLY_ENOUGH);
+            if kept.len() == MOSTLY_ENOUGH && total(&kept) < wanted {
+                let least = least_of_heaviest(logits, weighing, wanted);
+                return self.draw_from_all(logits, Weighing { least, ..weighing });
+            }
+            (kept, wanted)
+        };
+        let wanted = kept.iter().take_while(|(_, weight)| {
+            let wanted = left > 0.0;
+            left -= weight;
+            wanted
+        });
+        let count = wanted.count().max(1);
+        kept.truncate(count);
+        let mut point = self.rng.random::<f32>() * total(&kept);
+        let chosen = kept.iter().find(|(_, weight)| {
             point -= weight;
             point < 0.0
         });
-        chosen.or(candidates.last()).map_or(0, |(token, _)| *token)
+        chosen.or(kept.last()).map_or(0, |(token, _)| *token)
     }
-}
 
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, logit) in (0u32..).zip(logits) {
-        if *logit > best.1 {
-            best = (token, *logit);
+    fn draw_from_all(&mut self, logits: &[f32], weighing: Weighing) -> u32 {
+        weigh(logits, weighing, &mut self.runs);
+        let total: f64 = self.runs.iter().map(|weight| f64::from(*weight)).sum();
+        let mut point = self.rng.random::<f64>() * total;
+        // Sums of a run and of its tokens one by one are rounded apart: the last that weighs anything stands for what is left.
+        let mut chosen = 0;
+        for (run, weight) in self.runs.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            chosen = run;
+            if point < f64::from(*weight) {
+                break;
+            }
+            point -= f64::from(*weight);
         }
+        let first = chosen * RUN;
+        let mut token = first;
+        for (index, logit) in logits[first..].iter().take(RUN).enumerate() {
+            let weight = weighing.weight(*logit);
+            if weight > 0.0 {
+                token = first + index;
+                point -= f64::from(weight);
+            }
+            if point < 0.0 {
+                break;
+            }
+        }
+        token as u32
     }
-    best.0
 }
 
-fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let mut all: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if count < all.len() {
-        all.select_nth_unstable_by(count, order);
-        all.truncate(count);
+/// Tokens with their weights, the heaviest first.
+fn heaviest(logits: &[f32], weighing: Weighing, count: usize) -> Vec<(u32, f32)> {
+    let largest = largest(logits, count).into_iter();
+    let weights = largest.map(|(token, logit)| (token, weighing.weight(logit)));
+    weights.take_while(|(_, weight)| *weight > 0.0).collect()
+}
+
+fn total(tokens: &[(u32, f32)]) -> f32 {
+    tokens.iter().map(|(_, weight)| weight).sum()
+}
+
+/// The least weight of the heaviest tokens that make up `wanted` together. Tokens are counted by octaves and their eighths, and only
+/// those of the eighth in which it lies are put in order.
+fn least_of_heaviest(logits: &[f32], weighing: Weighing, wanted: f32) -> f32 {
+    const MANTISSA_BITS: u32 = 23;
+    let part_of = |weight: f32| (weight.to_bits() >> (MANTISSA_BITS - 3)) as usize;
+    let mut weights = Vec::new();
+    weigh_each(logits, weighing, &mut weights);
+    // None is above 1.
+    let mut parts = vec![0.0f64; part_of(1.0) + 1];
+    for weight in &weights {
+        parts[part_of(*weight)] += f64::from(*weight);
     }
-    all.sort_unstable_by(order);
-    all
+    let mut left = f64::from(wanted);
+    let last = (0..parts.len()).rev().find(|part| {
+        let is_last = left <= parts[*part];
+        if !is_last {
+            left -= parts[*part];
+        }
+        is_last
+    });
+    weights.retain(|weight| part_of(*weight) == last.unwrap_or(0));
+    weights.sort_unstable_by(|a, b| b.total_cmp(a));
+    let least = weights.iter().find(|weight| {
+        left -= f64::from(**weight);
+        left <= 0.0
+    });
+    least.or(weights.last()).copied().unwrap_or(0.0)
+}
+
+fn likeliest(logits: &[f32]) -> u32 {
+    place_of(logits, peak(logits)).unwrap_or(0) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
 
     use super::{Sampler, SamplingOptions};
 
@@ -285,7 +350,40 @@ mod tests {
         assert!((sampled.logprob + 4f32.ln()).abs() < 1e-6);
     }
 
+    /// The filters as their definitions have them, on all tokens in order.
+    fn kept_by_definition(options: &SamplingOptions, logits: &[f32]) -> Vec<u32> {
+        let weight = |logit: &f32| f64::from(logit / options.temperature).exp();
+        let mut all: Vec<(u32, f64)> = (0u32..).zip(logits.iter().map(weight)).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let most = all[0].1;
+        all.retain(|(_, weight)| *weight >= f64::from(options.min_p) * most);
+        all.truncate(options.top_k.unwrap_or(usize::MAX));
+        let mut left = f64::from(options.top_p) * all.iter().map(|(_, weight)| weight).sum::<f64>();
+        let kept = all.iter().take_while(|(_, weight)| {
+            let wanted = left > 0.0;
+            left -= weight;
+            wanted
+        });
+        kept.map(|(token, _)| *token).collect()
+    }
+
     proptest! {
+        #[test]
+        fn filters_keep_of_a_large_vocabulary_what_they_are_defined_to_keep(
+            seed in any::<u64>(), spread in 0.2f32..6.0, temperature in 0.3f32..2.0, top_p in 0.05f32..1.0,
+            top_k in prop::option::of(1usize..300), min_p in prop_oneof![Just(0f32), 0f32..0.3],
+        ) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let logits: Vec<f32> = (0..5_000).map(|_| rng.random_range(-spread..spread)).collect();
+            let options = SamplingOptions { temperature, top_p, top_k, min_p, seed, ..Default::default() };
+            let kept = kept_by_definition(&options, &logits);
+            let drawn = drawn(&options, &logits, 60);
+            // Sums are rounded: one more or less at the end is as good.
+            let beyond = drawn.iter().filter(|token| !kept.contains(token)).collect::<std::collections::HashSet<_>>();
+            prop_assert!(beyond.len() <= 1, "{beyond:?} of {}", kept.len());
+            prop_assert!(kept.len() > 1 || drawn[0] == kept[0]);
+        }
+
         #[test]
         fn any_row_gives_a_token_of_the_vocabulary(
             logits in prop::collection::vec(prop_oneof![any::<f32>(), -30f32..30.0], 1..40),

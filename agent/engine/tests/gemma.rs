@@ -20,7 +20,7 @@ use llmdeck_engine::model::Model;
 use llmdeck_engine::sampling::SamplingOptions;
 use llmdeck_engine::scheduler::Priority;
 use llmdeck_engine::session::Session;
-use llmdeck_kernels::elementwise::summarize_logits;
+use llmdeck_kernels::logits::summarize_logits;
 use serde_json::{Value, json};
 
 const GREEDY_TOKENS: usize = 32;

@@ -1,4 +1,4 @@
-//! What happens to rows between products: norms, rotations, gates, and the sum of a row of logits.
+//! What happens to rows between products: norms, rotations and gates.
 
 use crate::exp::exp;
 use crate::isa::compiled_for_each_isa;
@@ -119,61 +119,9 @@ fn rotate_neighbours_plain(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// What a row of logits says as a whole.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LogitSummary {
-    /// The largest logit; minus infinity where there is none.
-    pub peak: f32,
-    /// `ln Σ exp(x)`
-    pub log_normalizer: f32,
-    /// Of the distribution, in nats.
-    pub entropy: f32,
-}
-
-compiled_for_each_isa! {
-    /// Sums a row of logits up. A logit that is not a number makes the normalizer one, too.
-    pub fn summarize_logits(logits: &[f32]) -> LogitSummary => summarize_logits_plain
-}
-
-#[inline(always)]
-fn summarize_logits_plain(logits: &[f32]) -> LogitSummary {
-    let mut peaks = [f32::NEG_INFINITY; LANES];
-    let chunks = logits.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks.clone() {
-        for (peak, logit) in peaks.iter_mut().zip(chunk) {
-            *peak = if *logit > *peak { *logit } else { *peak };
-        }
-    }
-    let peak = peaks.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    // Weights of a large vocabulary are summed in runs, so that small ones are not lost in the sum.
-    const RUN: usize = 64;
-    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
-    let mut run = |numbers: &[f32]| {
-        let (mut sums, mut products) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for chunk in numbers.chunks_exact(LANES) {
-            for (lane, logit) in chunk.iter().enumerate() {
-                let distance = logit - peak;
-                let weight = exp(distance);
-                sums[lane] += weight;
-                // Minus infinity has no weight, and none times infinity is not a number.
-                products[lane] += weight * if distance < -87.3 { 0.0 } else { distance };
-            }
-        }
-        sum += f64::from(sums.iter().sum::<f32>());
-        weighted += f64::from(products.iter().sum::<f32>());
-    };
-    let whole = &logits[..logits.len() - rest.len()];
-    whole.chunks(RUN * LANES).for_each(&mut run);
-    let mut last = [f32::NEG_INFINITY; LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    run(&last);
-    LogitSummary { peak, log_normalizer: peak + sum.ln() as f32, entropy: (sum.ln() - weighted / sum) as f32 }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{gelu_gate, rms_norm, rotate_halves, rotate_neighbours, silu_gate, summarize_logits};
+    use super::{gelu_gate, rms_norm, rotate_halves, rotate_neighbours, silu_gate};
 
     fn numbers(count: usize) -> Vec<f32> {
         (0..count).map(|index| ((index * 37 % 101) as f32 - 50.0) / 10.0).collect()
@@ -223,27 +171,5 @@ mod tests {
                 turned(head[2 * pair], head[2 * pair + 1])
             );
         }
-    }
-
-    #[test]
-    fn a_summary_is_of_the_whole_row() {
-        for count in [1, 15, 16, 1_000, 5_003] {
-            let mut logits = numbers(count);
-            if count > 20 {
-                logits[7] = f32::NEG_INFINITY;
-            }
-            let summary = summarize_logits(&logits);
-            let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
-            let entropy: f64 = logits
-                .iter()
-                .map(|logit| f64::from(*logit).exp() / sum)
-                .filter(|share| *share > 0.0)
-                .map(|share| -share * share.ln())
-                .sum();
-            close(summary.log_normalizer, sum.ln());
-            close(summary.entropy, entropy);
-            assert_eq!(summary.peak, logits.iter().copied().fold(f32::MIN, f32::max));
-        }
-        assert!(summarize_logits(&[1.0, f32::NAN]).log_normalizer.is_nan());
     }
 }

@@ -1,9 +1,9 @@
 //! What training needs beside products: the backward passes of norms and gates, softmax, cross entropy. Each adds nothing up
 //! across rows, so that rows may go to any thread.
 
-use crate::elementwise::summarize_logits;
 use crate::exp::exp;
 use crate::isa::compiled_for_each_isa;
+use crate::logits::summarize_logits;
 
 const LANES: usize = 16;
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;

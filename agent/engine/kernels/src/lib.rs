@@ -1,7 +1,8 @@
 //! The arithmetic of the engine: on the CPU, and in [`gpu`] what a GPU computes beside candle's products.
 //!
 //! [`Matrix`] holds weights as their file has them, laid out anew for the widest instructions, and multiplies them with
-//! any number of rows; [`attention`] reads a key and value cache in blocks; [`elementwise`] has the rest. A [`Pool`] of
+//! any number of rows; [`attention`] reads a key and value cache in blocks; [`logits`] are what tokens are chosen by;
+//! [`elementwise`] has the rest. A [`Pool`] of
 //! threads runs them all.
 //!
 //! This crate is the only one with `unsafe`. Every kernel that uses vector instructions has a plain twin, in safe Rust,
@@ -21,6 +22,7 @@ pub mod gradients;
 mod isa;
 pub mod limits;
 mod line;
+pub mod logits;
 mod low_rank;
 mod matmul;
 mod matrix;

@@ -8,7 +8,7 @@ use llmdeck_engine::Pool;
 use llmdeck_engine::batch::Batch;
 use llmdeck_engine::model::Model;
 use llmdeck_engine::session::Session;
-use llmdeck_kernels::elementwise::summarize_logits;
+use llmdeck_kernels::logits::summarize_logits;
 use serde::{Deserialize, Serialize};
 
 const PROMPTS: [usize; 2] = [128, 512];
