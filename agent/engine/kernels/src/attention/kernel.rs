@@ -1,3 +1,5 @@
+use std::cell::RefCell;
+
 use super::store::HeadBlock;
 use super::stored::{Bf16, Bytes, Halves, Stored};
 use super::vector::{Plain, Vector};
@@ -8,14 +10,22 @@ use crate::exp::exp;
 /// Less than any score, yet a number, so that a row that has seen nothing takes part without a special case.
 pub(super) const NOTHING_SEEN: f32 = -1e30;
 
+thread_local! {
+    /// Room for a task's rows; tasks are many and short.
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Calls `put` for each of a task's rows, by its index, with its head's numbers and zeros that round them up to whole vectors.
 pub(super) fn run(isa: Isa, of: Attention<'_>, task: Task<'_>, mut put: impl FnMut(usize, &[f32])) {
     let padded = of.store.padded_dim();
-    let mut out = vec![0.0; task.count * padded];
-    compute(isa, of, task, &mut out);
-    for (row, numbers) in out.chunks_exact(padded).enumerate() {
-        put(row, numbers);
-    }
+    ROWS.with_borrow_mut(|out| {
+        out.clear();
+        out.resize(task.count * padded, 0.0);
+        compute(isa, of, task, out);
+        for (row, numbers) in out.chunks_exact(padded).enumerate() {
+            put(row, numbers);
+        }
+    });
 }
 
 /// Writes `[task.count, padded head_dim]`.
