@@ -6,11 +6,13 @@ const PAGES_OF_ITS_OWN_BYTES: i32 = 64 << 10;
 /// Free bytes at the end of a heap that go back to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TRIMMED_BYTES: i32 = 1 << 20;
-/// Heaps that threads share. Each keeps its own gaps, so that many of them cost more than waiting for a few.
+/// Heaps that threads share. Each keeps its own gaps, which another cannot use: with four, a model that is loaded by another thread than
+/// the one before leaves its place empty, and what is resident grows from rollout to rollout. What a step of a model takes again
+/// and again, it keeps.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const HEAPS: i32 = 4;
+const HEAPS: i32 = 1;
 
-/// Makes freed memory go back to the system early, in few heaps. To be called before threads start. glibc would raise
+/// Makes freed memory go back to the system early, in one heap. To be called before threads start. glibc would raise
 /// its own thresholds to 32 MiB as soon as something so large is freed, and open eight heaps a core; with another C
 /// library nothing is changed.
 pub fn give_memory_back() {
