@@ -21,6 +21,7 @@ use llmdeck::theme::{ColorDepth, Theme};
 use llmdeck::view::{View, draw};
 use llmdeck_agent::telemetry::Recorder;
 use llmdeck_benches::busy_frame;
+use llmdeck_engine::sampling::{Sampled, Sampler, SamplingOptions};
 use llmdeck_engine::scheduler::{Plan, Priority, Running, SchedulerLimits, Waiting, plan};
 use llmdeck_kernels::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
 use llmdeck_proto::merge::merge_frames;
@@ -151,7 +152,27 @@ fn multiply(mut of: Multiplication) -> Multiplication {
     of
 }
 
-library_benchmark_group!(name = engine, benchmarks = [plan_a_step, multiply]);
+/// A row of a vocabulary of 262,144, of which few are likely.
+fn row_of_logits(options: SamplingOptions) -> (Sampler, Vec<f32>) {
+    let logit = |token: u32| {
+        let share = token.wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32;
+        24.0 * share.powi(3)
+    };
+    (Sampler::new(options, &[]), (0..1 << 18).map(logit).collect())
+}
+
+#[library_benchmark]
+#[bench::likeliest(args = (SamplingOptions::greedy()), setup = row_of_logits)]
+#[bench::with_5_logprobs(args = (SamplingOptions { top_logprobs: Some(5), ..SamplingOptions::greedy() }), setup = row_of_logits)]
+#[bench::from_all(args = (SamplingOptions::default()), setup = row_of_logits)]
+#[bench::top_p(args = (SamplingOptions { top_p: 0.95, ..SamplingOptions::default() }), setup = row_of_logits)]
+#[bench::top_k(args = (SamplingOptions { top_k: Some(40), ..SamplingOptions::default() }), setup = row_of_logits)]
+fn choose_a_token((mut sampler, mut logits): (Sampler, Vec<f32>)) -> (Sampled, Vec<f32>) {
+    let sampled = sampler.sample(black_box(&mut logits));
+    (sampled, logits)
+}
+
+library_benchmark_group!(name = engine, benchmarks = [plan_a_step, multiply, choose_a_token]);
 library_benchmark_group!(
     name = hot_paths,
     benchmarks = [record_an_event, encode_a_frame, merge_two_frames, fold_a_frame, draw_the_fleet]
