@@ -30,7 +30,7 @@ impl Executor {
         model: &Arc<Model>,
         format: CacheFormat,
         blocks: usize,
-        scratch: Scratch,
+        mut scratch: Scratch,
     ) -> Result<Self, EngineError> {
         let place = match &model.gpu {
             Some(_) if format != CacheFormat::F16 => {
@@ -38,7 +38,10 @@ impl Executor {
                 return Err(EngineError::Gpu(reason.into()));
             }
             Some(gpu) => Place::Gpu(GpuSteps::new(gpu, &model.decoder, blocks)?),
-            None => Place::Cpu { store: model.decoder.store(format, blocks)?, scratch: Box::new(scratch) },
+            None => {
+                scratch.touch();
+                Place::Cpu { store: model.decoder.store(format, blocks)?, scratch: Box::new(scratch) }
+            }
         };
         Ok(Self { model: Arc::clone(model), place })
     }

@@ -49,7 +49,7 @@ impl Sizes {
 }
 
 impl Scratch {
-    /// Room for steps of up to `rows` tokens of which `logit_rows` get logits. Memory is touched as it is used.
+    /// Room for steps of up to `rows` tokens of which `logit_rows` get logits. Pages come as they are used, or with [`Scratch::touch`].
     ///
     /// # Errors
     /// When the system has not so much memory.
@@ -78,6 +78,20 @@ impl Scratch {
             rotations: room(sizes.rotations)?,
             logits: room(sizes.logits)?,
         })
+    }
+
+    /// Takes the pages of its room from the system, so that none is missing at the first large step of a busy hour. Those of logits
+    /// come as they are used: so many rows want logits only where all sequences have guesses at once.
+    pub(crate) fn touch(&mut self) {
+        let floats =
+            [&mut self.hidden, &mut self.projected, &mut self.gates, &mut self.output, &mut self.rotations];
+        for part in floats {
+            part.resize(part.capacity(), 0.0);
+            part.clear();
+        }
+        for rows in [&mut self.normed, &mut self.attended, &mut self.gated] {
+            rows.touch();
+        }
     }
 
     /// Bytes that [`Scratch::with_room`] asks for.

@@ -29,6 +29,10 @@ impl Bfloat16Rows {
         self.lines.try_reserve_exact(lines_for(count, columns))
     }
 
+    pub(crate) fn touch(&mut self) {
+        self.lines.resize(self.lines.capacity(), Line::default());
+    }
+
     pub(crate) fn bytes_for(count: usize, columns: usize) -> u64 {
         (lines_for(count, columns) as u64).saturating_mul(size_of::<Line>() as u64)
     }

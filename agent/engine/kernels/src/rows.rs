@@ -53,6 +53,16 @@ impl Rows {
         Ok(rows)
     }
 
+    /// Takes the pages of its room from the system, which else come when they are first written.
+    pub fn touch(&mut self) {
+        self.floats.resize(self.floats.capacity(), 0.0);
+        self.words.resize(self.words.capacity(), 0);
+        self.scales.resize(self.scales.capacity(), 0.0);
+        self.sums.resize(self.sums.capacity(), [0; 2]);
+        self.bfloat16.touch();
+        self.reshape(0, self.columns);
+    }
+
     /// Bytes that [`Rows::with_room`] asks for.
     pub fn bytes_for(count: usize, columns: usize) -> u64 {
         let block = GROUPS * size_of::<u32>() + size_of::<f32>() + size_of::<[i32; 2]>();
