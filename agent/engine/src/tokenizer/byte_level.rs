@@ -26,9 +26,11 @@ pub(super) fn from_gguf(header: &Header) -> Result<tokenizers::Tokenizer, String
         })
         .collect::<Result<_, String>>()?;
     let vocabulary: Vocab = (0u32..).zip(tokens.iter()).map(|(id, token)| (token.to_owned(), id)).collect();
+    // Without the library's memory of words (see `huggingface::read`); most words are found whole.
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
         .ignore_merges(true)
+        .cache_capacity(0)
         .build()
         .map_err(|error| error.to_string())?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);

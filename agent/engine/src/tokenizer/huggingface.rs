@@ -1,4 +1,4 @@
-//! A tokenizer as Hugging Face's libraries read it, for what trains or serves a model outside.
+//! A tokenizer as Hugging Face's libraries read it: what they wrote, and for what trains or serves a model outside.
 
 use std::path::Path;
 
@@ -10,6 +10,20 @@ use crate::EngineError;
 
 /// What pads batches in one of the supported families.
 const PADS: [&str; 3] = ["<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>"];
+
+/// Reads `tokenizer.json`. The library would remember ten thousand words for each thread that encodes, and keeps them when the
+/// tokenizer goes (`models/bpe/model.rs` of tokenizers 0.23.2): every load of a model would leave them behind. Merging them anew
+/// takes a microsecond a word.
+///
+/// # Errors
+/// When the file cannot be read or says something else.
+pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer, tokenizers::Error> {
+    let mut tokenizer = tokenizers::Tokenizer::from_file(path)?;
+    let mut model = tokenizer.get_model().clone();
+    model.resize_cache(0);
+    tokenizer.with_model(model);
+    Ok(tokenizer)
+}
 
 impl Tokenizer {
     /// Writes `tokenizer.json`, `tokenizer_config.json` and, where there is one, `chat_template.jinja` into a folder that is

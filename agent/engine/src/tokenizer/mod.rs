@@ -44,8 +44,7 @@ impl Tokenizer {
     /// When either is missing or malformed.
     pub fn from_folder(folder: &Path, config: &serde_json::Value) -> Result<Self, EngineError> {
         let path = folder.join("tokenizer.json");
-        let library =
-            tokenizers::Tokenizer::from_file(&path).map_err(|error| EngineError::malformed(&path, error))?;
+        let library = huggingface::read(&path).map_err(|error| EngineError::malformed(&path, error))?;
         let id = |key: &str| {
             config.get(key).and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok())
         };
