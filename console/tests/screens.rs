@@ -298,6 +298,25 @@ fn what_stops_a_deployment_asks_for_its_name_and_sends_nothing_without() {
 }
 
 #[test]
+fn what_was_stopped_is_brought_back_for_a_reason_of_ones_own() {
+    let why = "it was stopped; a deploy or a rollback brings it back";
+    let mut stopped = frame(SECONDS);
+    stopped.deployments[0] =
+        Deployment { name: "chat".into(), unavailable: why.into(), ..Deployment::default() };
+    let (severity, text) = (Severity::Warning.into(), format!("cannot serve: {why}"));
+    stopped.alerts = vec![Alert { severity, subject: "chat".into(), text, ..Alert::default() }];
+    let mut model = model();
+    model.apply(0, LinkEvent::Frame(Box::new(stopped)));
+    let mut app = App::new();
+    ":roll back chat".chars().for_each(|letter| drop(press(&mut app, &model, KeyCode::Char(letter))));
+    let asked = press(&mut app, &model, KeyCode::Enter);
+    let [Intent::Act { action: Action::Rollback { .. }, reason, dry_run: true, .. }] = &asked[..] else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(reason, "", "that it was stopped is not why it comes back");
+}
+
+#[test]
 fn a_plan_of_many_effects_covers_neither_its_way_back_nor_the_reason() {
     let plan_of = |effects: usize| ChangePlan {
         deployment: "chat".into(),

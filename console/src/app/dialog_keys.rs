@@ -5,16 +5,15 @@ use llmdeck_proto::v1::rollout::Strategy;
 
 use super::action::Intent;
 use super::dialog::{Dialog, DialogKind, Field, PlanState, Progress};
-use super::rows::deployment_health;
+use super::rows::{Health, deployment_health};
 use super::text_field::TextField;
 use super::{App, Overlay};
 use crate::model::{DeploymentKey, Model};
 
 fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, field: Field) -> Dialog {
     let expected_revision = model.deployment(&key).map_or(0, |deployment| deployment.stable_revision);
-    // What is wrong is most often why someone rolls back.
     let reason = match kind {
-        DialogKind::Rollback => deployment_health(model, &key).1.unwrap_or_default(),
+        DialogKind::Rollback => what_is_wrong(model, &key),
         DialogKind::Deploy { .. }
         | DialogKind::Finetune { .. }
         | DialogKind::Promote
@@ -33,6 +32,13 @@ fn dialog(app: &mut App, model: &Model, key: DeploymentKey, kind: DialogKind, fi
         expected_revision,
         idempotency_key: format!("{:016x}-{serial}", rand::random::<u64>()),
     }
+}
+
+/// Most often why someone rolls back. One that was stopped warns of what an operator wanted, which is no reason to bring it back.
+fn what_is_wrong(model: &Model, key: &DeploymentKey) -> String {
+    let (health, alert) = deployment_health(model, key);
+    let serves = model.deployment(key).is_some_and(|deployment| deployment.unavailable.is_empty());
+    alert.filter(|_| serves || health == Health::Bad).unwrap_or_default()
 }
 
 pub(super) fn open_rollback(app: &mut App, model: &Model, key: DeploymentKey) -> Vec<Intent> {
