@@ -122,14 +122,7 @@ fn rotate_neighbours_plain(head: &mut [f32], cos: &[f32], sin: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::{gelu_gate, rms_norm, rotate_halves, rotate_neighbours, silu_gate};
-
-    fn numbers(count: usize) -> Vec<f32> {
-        (0..count).map(|index| ((index * 37 % 101) as f32 - 50.0) / 10.0).collect()
-    }
-
-    fn close(ours: f32, exact: f64) {
-        assert!((f64::from(ours) - exact).abs() <= 1e-5 * (1.0 + exact.abs()), "{ours} {exact}");
-    }
+    use crate::exactness::{assert_close, numbers};
 
     #[test]
     fn norms_and_gates_are_their_formulas() {
@@ -139,18 +132,18 @@ mod tests {
             rms_norm(&x, &y, 1e-6, &mut out);
             let mean = x.iter().map(|x| f64::from(x * x)).sum::<f64>() / count as f64;
             for index in 0..count {
-                close(out[index], f64::from(x[index]) / (mean + 1e-6).sqrt() * f64::from(y[index]));
+                assert_close(out[index], f64::from(x[index]) / (mean + 1e-6).sqrt() * f64::from(y[index]));
             }
             silu_gate(&x, &y, &mut out);
             for index in 0..count {
                 let x = f64::from(x[index]);
-                close(out[index], x / (1.0 + (-x).exp()) * f64::from(y[index]));
+                assert_close(out[index], x / (1.0 + (-x).exp()) * f64::from(y[index]));
             }
             gelu_gate(&x, &y, &mut out);
             for index in 0..count {
                 let x = f64::from(x[index]);
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-                close(out[index], 0.5 * x * (1.0 + inner.tanh()) * f64::from(y[index]));
+                assert_close(out[index], 0.5 * x * (1.0 + inner.tanh()) * f64::from(y[index]));
             }
         }
     }

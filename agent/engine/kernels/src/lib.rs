@@ -15,6 +15,8 @@ mod bfloat16;
 mod bfloat16_rows;
 pub mod dense;
 pub mod elementwise;
+#[cfg(test)]
+mod exactness;
 mod exp;
 mod format;
 pub mod gpu;

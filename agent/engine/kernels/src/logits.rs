@@ -177,14 +177,7 @@ fn weigh_each_plain(logits: &[f32], weighing: Weighing, weights: &mut Vec<f32>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(count: usize) -> Vec<f32> {
-        (0..count).map(|index| ((index * 37 % 101) as f32 - 50.0) / 10.0).collect()
-    }
-
-    fn close(ours: f32, exact: f64) {
-        assert!((f64::from(ours) - exact).abs() <= 1e-5 * (1.0 + exact.abs()), "{ours} {exact}");
-    }
+    use crate::exactness::{assert_close, numbers};
 
     #[test]
     fn a_summary_is_of_the_whole_row() {
@@ -201,8 +194,8 @@ mod tests {
                 .filter(|share| *share > 0.0)
                 .map(|share| -share * share.ln())
                 .sum();
-            close(summary.log_normalizer, sum.ln());
-            close(summary.entropy, entropy);
+            assert_close(summary.log_normalizer, sum.ln());
+            assert_close(summary.entropy, entropy);
             assert_eq!(summary.peak, logits.iter().copied().fold(f32::MIN, f32::max));
             assert_eq!(peak(&logits), summary.peak);
         }
@@ -239,7 +232,7 @@ mod tests {
         assert_eq!(sums.len(), 3);
         for (sum, run) in sums.iter().zip(logits.chunks(RUN)) {
             let exact = run.iter().map(|logit| ((f64::from(*logit) - 5.0) / 0.7).exp());
-            close(*sum, exact.filter(|weight| *weight >= 0.01).sum());
+            assert_close(*sum, exact.filter(|weight| *weight >= 0.01).sum());
         }
         let mut each = vec![99.0];
         weigh_each(&logits, weighing, &mut each);
