@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use llmdeck_agent::cli::{Cli, run};
-use llmdeck_engine::give_memory_back;
+use llmdeck_engine::{Allocator, give_memory_back};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     give_memory_back();

@@ -43,6 +43,6 @@ mod weights;
 
 pub use cpu_time::CpuTime;
 pub use error::EngineError;
-pub use llmdeck_kernels::allocator::{give_gaps_back, give_memory_back};
+pub use llmdeck_kernels::allocator::{Allocator, give_gaps_back, give_memory_back};
 pub use llmdeck_kernels::{Isa, Pool, give_way_to_others};
 pub use tensors::check_header;

@@ -1,8 +1,16 @@
-//! Keeps the C library's allocator from holding on to memory of models that are gone.
+//! Keeps memory of models that are gone from staying with the process.
+
+#[cfg(target_os = "linux")]
+mod large_apart;
+
+#[cfg(target_os = "linux")]
+pub use large_apart::Allocator;
+#[cfg(not(target_os = "linux"))]
+pub use std::alloc::System as Allocator;
 
 /// Least bytes of an allocation with pages of its own, which go back to the system when it is freed.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const PAGES_OF_ITS_OWN_BYTES: i32 = 64 << 10;
+#[cfg(target_os = "linux")]
+const PAGES_OF_ITS_OWN_BYTES: usize = 64 << 10;
 /// Free bytes at the end of a heap that go back to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TRIMMED_BYTES: i32 = 1 << 20;
@@ -18,7 +26,7 @@ const HEAPS: i32 = 1;
 pub fn give_memory_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [
-        (nix::libc::M_MMAP_THRESHOLD, PAGES_OF_ITS_OWN_BYTES),
+        (nix::libc::M_MMAP_THRESHOLD, PAGES_OF_ITS_OWN_BYTES as i32),
         (nix::libc::M_TRIM_THRESHOLD, TRIMMED_BYTES),
         (nix::libc::M_ARENA_MAX, HEAPS),
     ] {

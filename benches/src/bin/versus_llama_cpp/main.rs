@@ -8,8 +8,12 @@ use std::process::{Command, Stdio};
 
 use clap::{Parser, ValueEnum};
 use color_eyre::eyre::{Result, WrapErr, eyre};
-use llmdeck_engine::{Isa, give_memory_back};
+use llmdeck_engine::{Allocator, Isa, give_memory_back};
 use measure::Measurement;
+
+/// As the agent has it.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Compares the engine with llama.cpp: `tests/fetch-gemma && benches/llama-cpp/install` first.
 #[derive(Parser)]
