@@ -12,7 +12,7 @@ use tokenizers::models::bpe::BPE;
 /// Rounds until what is allocated once is.
 const SETTLED: usize = 5;
 const ROUNDS: usize = 25;
-/// Of the growth behind that. The words of a round are 2 MB or more where they are kept.
+/// Of the growth behind that. The words of a round are 3 MB where they are kept.
 const MOST_GROWTH_BYTES: usize = 8 << 20;
 
 /// A tokenizer that has a token for each byte, and merges two of them.
