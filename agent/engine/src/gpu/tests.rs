@@ -72,6 +72,34 @@ fn sequences_of_all_lengths_share_a_step() {
     }
 }
 
+/// Logits of three sequences, step by step: prompts, then token by token into further blocks; in the end of two of them.
+fn steps_of(model: &Arc<Model>) -> Vec<Vec<f32>> {
+    let mut batch = Batch::new(model, 3, 64).unwrap();
+    let prompts: Vec<Vec<u32>> =
+        [3, 17, 30].map(|length| (0..length).map(|index| index * 5 % 100).collect()).into();
+    let next = |position: u32| (0..3).map(move |sequence| vec![(position * 11 + sequence * 3) % 100]);
+    let steps = std::iter::once(prompts).chain((0..24).map(|position| next(position).collect()));
+    let fewer = (24..30).map(|position| next(position).take(2).collect());
+    let vocabulary = model.decoder.description().vocabulary;
+    let logits = |tokens: Vec<Vec<u32>>| batch.step(&tokens).unwrap()[..tokens.len() * vocabulary].to_vec();
+    steps.chain(fewer).map(logits).collect()
+}
+
+#[test]
+fn threads_that_share_a_model_do_not_disturb_each_other() {
+    let (_folder, [cpu, gpu]) = of_shape(&gemma3());
+    let expected = steps_of(&cpu);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for (ours, expected) in steps_of(&gpu).iter().zip(&expected) {
+                    assert!(apart(ours, expected) < 0.01, "{}", apart(ours, expected));
+                }
+            });
+        }
+    });
+}
+
 /// Thin matrices beside those of two layers, with magnitudes beside some.
 fn adapter(model: &Model) -> Arc<Adapter> {
     let description = model.decoder.description();

@@ -30,7 +30,9 @@ pub fn gpu_state(device: &Device) -> Result<Option<GpuState>> {
 /// # Errors
 /// When there is none, or this program was built without CUDA.
 pub fn open(index: usize) -> Result<Device> {
-    let device = Device::new_cuda(index)?;
+    // Candle's usual stream is each thread's own: what two threads do with one model would not be in order, and its products keep rows that
+    // they rounded in one place for all.
+    let device = Device::new_cuda_with_stream(index)?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = &device {
         super::launch::order_by_stream(cuda);
