@@ -117,6 +117,7 @@ pub struct Agent {
     grpc: Option<SocketAddr>,
     socket: PathBuf,
     deployments: Arc<Deployments>,
+    controller: Arc<Controller>,
     keys: Arc<Keys>,
     events: Arc<Events>,
     jobs: Arc<Jobs>,
@@ -237,6 +238,7 @@ impl Agent {
             grpc: doors.grpc_address,
             socket,
             deployments,
+            controller,
             keys,
             events,
             jobs,
@@ -276,7 +278,8 @@ impl Agent {
         self.deployments.stop_children().await;
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+        let ended = async { tokio::join!(self.tasks.wait(), self.controller.stops_ended()) };
+        if tokio::time::timeout(Duration::from_secs(5), ended).await.is_err() {
             tracing::warn!("some tasks did not stop in time");
         }
         if let Err(error) = self.history.flush() {

@@ -1,5 +1,7 @@
 //! A deployment that an operator takes out of service, and what brings it back.
 
+use std::path::Path;
+
 use llmdeck::app::Action;
 use llmdeck::request;
 use llmdeck_proto::v1::rollout::State;
@@ -28,6 +30,36 @@ async fn holds_nothing(agent: &AgentProcess) {
         (held == 0 && deployment["stable_revision"] == 0).then_some(())
     })
     .await;
+}
+
+/// An agent whose model answers with 20 words, one each `word_ms`.
+async fn slow_agent(folder: &Path, word_ms: &str) -> AgentProcess {
+    let server = scripted(folder, "slow", &["--words", "20", "--word-ms", word_ms]);
+    let agent = AgentProcess::start(&format!(
+        "interval_ms = 200\n[[deployment]]\nname = \"assistant\"\nmodel = \"{}\"\n",
+        server.display()
+    ));
+    wait_for("an answer", async || (ask(&agent).0 == 200).then_some(())).await;
+    agent
+}
+
+/// Stops the deployment while a request runs, which is answered whole whatever comes `then`.
+fn stop_under_a_request(agent: &AgentProcess, then: impl AsyncFnOnce()) {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| ask(agent));
+        let rest = async {
+            wait_for("the request to run", async || {
+                (agent.json(&["status"])["deployments"][0]["revisions"][0]["in_flight"] == 1).then_some(())
+            })
+            .await;
+            let stop = Action::Stop { deployment: "assistant".into() };
+            request::act(agent.channel(), stop, context("maintenance")).await.unwrap();
+            then().await;
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(rest));
+        let (status, body) = running.join().unwrap();
+        assert_eq!((status, body.matches("word").count()), (200, 20), "{body}");
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,30 +111,27 @@ async fn a_script_stops_it_for_good_and_a_rollback_brings_it_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_on_a_server_finishes_before_the_server_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let server = scripted(folder.path(), "slow", &["--words", "20", "--word-ms", "101"]);
-    let agent = AgentProcess::start(&format!(
-        "interval_ms = 200\n[[deployment]]\nname = \"assistant\"\nmodel = \"{}\"\n",
-        server.display()
-    ));
-    wait_for("an answer", async || (ask(&agent).0 == 200).then_some(())).await;
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| ask(&agent));
-        let rest = async {
-            wait_for("the request to run", async || {
-                (agent.json(&["status"])["deployments"][0]["revisions"][0]["in_flight"] == 1).then_some(())
-            })
-            .await;
-            let stop = Action::Stop { deployment: "assistant".into() };
-            request::act(agent.channel(), stop, context("maintenance")).await.unwrap();
-            assert_eq!(ask(&agent).0, 503);
-            holds_nothing(&agent).await;
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(rest));
-        let (status, body) = running.join().unwrap();
-        assert_eq!((status, body.matches("word").count()), (200, 20), "{body}");
+    let agent = slow_agent(folder.path(), "101").await;
+    stop_under_a_request(&agent, async || {
+        assert_eq!(ask(&agent).0, 503);
+        holds_nothing(&agent).await;
     });
     wait_for("the end of the server", async || {
         processes("--words 20 --word-ms 101").is_empty().then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_stop_ended_is_recorded_though_the_agent_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = slow_agent(folder.path(), "102").await;
+    stop_under_a_request(&agent, async || agent.terminate());
+    let (_, log) = agent.wait();
+    assert!(!log.iter().any(|line| line["level"] == "ERROR"), "{log:?}");
+    agent.restart();
+    let audit = agent.json(&["audit", "list"]);
+    let ended =
+        audit.as_array().unwrap().iter().any(|record| record["outcome"] == "stopped; 0 still running");
+    assert!(ended, "{audit}");
 }

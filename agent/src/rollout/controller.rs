@@ -8,6 +8,7 @@ use llmdeck_audit::{AuditLog, NewRecord};
 use llmdeck_proto::v1::alert::Severity;
 use llmdeck_proto::v1::{ActionContext, ChangePlan, ChangeResponse, Rollout};
 use rand::Rng;
+use tokio_util::task::TaskTracker;
 
 use super::active::{Active, Claim, without_findings};
 use super::machine::{Move, Step};
@@ -51,6 +52,8 @@ pub struct Controller {
     pub(super) audit: Arc<AuditLog>,
     pub(super) events: Arc<Events>,
     pub(super) active: Arc<Active>,
+    /// Stops that wait for the last answers.
+    pub(super) stops: TaskTracker,
 }
 
 impl Controller {
@@ -64,7 +67,8 @@ impl Controller {
         audit: Arc<AuditLog>,
         events: Arc<Events>,
     ) -> Self {
-        Self { deployments, settings, store, registry, loader, audit, events, active: Arc::default() }
+        let (active, stops) = (Arc::default(), TaskTracker::new());
+        Self { deployments, settings, store, registry, loader, audit, events, active, stops }
     }
 
     /// Brings revisions into memory.
@@ -294,8 +298,12 @@ pub(super) fn checked(context: ActionContext) -> Result<ActionContext, Refused> 
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refused> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Refused::Invalid {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refused::Invalid {
         field: "request",
-        problem: "met a bug of the agent; its log has the panic".into(),
+        problem: if error.is_cancelled() {
+            "came while the agent was ending; ask again when it is back".into()
+        } else {
+            "met a bug of the agent; its log has the panic".into()
+        },
     })
 }

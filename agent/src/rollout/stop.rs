@@ -51,13 +51,19 @@ impl Controller {
         );
         drop(claim);
         let (controller, reason) = (Arc::clone(self), context.reason.clone());
-        tokio::spawn(async move {
+        self.stops.spawn(async move {
             controller.let_go(&deployment, settings.drain, operator, &subject, &reason).await;
         });
         if !context.idempotency_key.is_empty() {
             self.store.keep_answer(&context.idempotency_key, &answer, unix_ms())?;
         }
         Ok(answer)
+    }
+
+    /// Waits until every stop has recorded how it ended. A last step, when no request comes any more.
+    pub async fn stops_ended(&self) {
+        self.stops.close();
+        self.stops.wait().await;
     }
 
     /// Gives back what a stopped deployment holds, once its last answers are through; those that take longer than `drain` keep it as
