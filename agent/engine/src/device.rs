@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use llmdeck_kernels::gpu::OpenDevice;
 pub use llmdeck_kernels::gpu::gpu_count;
 use serde::{Deserialize, Serialize};
 
@@ -40,15 +41,15 @@ impl Device {
         }
     }
 
-    /// As candle has it.
+    /// As candle has it, for one model.
     ///
     /// # Errors
     /// When there is no such GPU, or this build knows none.
-    pub(crate) fn open(self) -> Result<candle_core::Device, EngineError> {
-        let Self::Cuda(index) = self else { return Ok(candle_core::Device::Cpu) };
+    pub(crate) fn open(self) -> Result<OpenDevice, EngineError> {
+        let Self::Cuda(index) = self else { return Ok(OpenDevice::cpu()) };
         self.check().map_err(EngineError::Gpu)?;
         let failed = |error| EngineError::Gpu(format!("{self} cannot be used: {error}"));
-        llmdeck_kernels::gpu::open(index).map_err(failed)
+        OpenDevice::gpu(index).map_err(failed)
     }
 }
 

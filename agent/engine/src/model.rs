@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use llmdeck_kernels::Pool;
+use llmdeck_kernels::gpu::OpenDevice;
 
 use crate::EngineError;
 use crate::chat_template::ChatTemplate;
@@ -55,12 +56,12 @@ impl Model {
         progress: &mut dyn FnMut(f64),
     ) -> Result<Self, EngineError> {
         let gpu = (device != Device::Cpu).then(|| device.open()).transpose()?;
-        Ok(Self { device, ..Self::load_with(gpu.as_ref(), path, pool, progress)? })
+        Ok(Self { device, ..Self::load_with(gpu, path, pool, progress)? })
     }
 
-    /// The same; `gpu` is candle's device, of whatever kind.
+    /// The same; `gpu` is a device of candle's, of whatever kind.
     pub(crate) fn load_with(
-        gpu: Option<&candle_core::Device>,
+        gpu: Option<OpenDevice>,
         path: &Path,
         pool: &Arc<Pool>,
         progress: &mut dyn FnMut(f64),

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use llmdeck_kernels::attention::Heads;
 use llmdeck_kernels::gpu::{
-    Gate, GivesBack, HeadShape, Pairs, Places, attend, gate, gpu_state, join_residual, store_keys_values,
+    Gate, HeadShape, OpenDevice, Pairs, Places, attend, gate, gpu_state, join_residual, store_keys_values,
     turn_queries,
 };
 
@@ -20,11 +20,10 @@ const MIB: u64 = 1 << 20;
 
 /// A decoder's weights in the memory of a device. Embedding rows are gathered from the host's table.
 pub struct GpuDecoder {
-    pub(super) device: Device,
     layers: Vec<GpuLayer>,
     final_norm: Tensor,
     output: GpuMatrix,
-    _gives_back: GivesBack,
+    pub(super) device: OpenDevice,
 }
 
 struct GpuLayer {
@@ -58,23 +57,22 @@ impl GpuDecoder {
     /// # Errors
     /// When they do not fit, with what is free; or the first that cannot be read.
     pub(crate) fn load(
-        device: &Device,
+        device: OpenDevice,
         host: &Decoder,
         weights: &Weights<'_>,
         progress: &mut dyn FnMut(f64),
     ) -> std::result::Result<Self, EngineError> {
         let description = host.description();
-        require_free(device, host.size_bytes(), "its weights")?;
+        require_free(&device, host.size_bytes(), "its weights")?;
         let output_role = if description.tied_output { TensorRole::Embedding } else { TensorRole::Output };
-        let output = GpuMatrix::load(device, weights, description, output_role, &host.output)?;
-        let final_norm = vector(&host.final_norm, device)?;
+        let output = GpuMatrix::load(&device, weights, description, output_role, &host.output)?;
+        let final_norm = vector(&host.final_norm, &device)?;
         let mut layers = Vec::with_capacity(host.layers.len());
         for index in 0..host.layers.len() {
-            layers.push(GpuLayer::load(device, host, weights, index)?);
+            layers.push(GpuLayer::load(&device, host, weights, index)?);
             progress((index + 1) as f64 / host.layers.len() as f64);
         }
-        let _gives_back = GivesBack(device.clone());
-        Ok(Self { device: device.clone(), layers, final_norm, output, _gives_back })
+        Ok(Self { layers, final_norm, output, device })
     }
 
     fn matrices(&self) -> impl Iterator<Item = &GpuMatrix> {

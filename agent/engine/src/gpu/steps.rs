@@ -1,7 +1,7 @@
 //! Steps of a ragged batch on a device.
 
 use candle_core::Tensor;
-use llmdeck_kernels::gpu::{GivesBack, HostNumbers, Places, block_bytes, key_value_store};
+use llmdeck_kernels::gpu::{HostNumbers, OpenDevice, Places, block_bytes, key_value_store};
 
 use super::adapters::GpuAdapters;
 use super::decoder::{GpuDecoder, Step, require_free};
@@ -16,7 +16,7 @@ pub(crate) struct GpuSteps {
     logits: HostNumbers,
     embeddings: Vec<f32>,
     rotations: Vec<f32>,
-    _gives_back: GivesBack,
+    _device: OpenDevice,
 }
 
 impl GpuSteps {
@@ -35,7 +35,7 @@ impl GpuSteps {
             logits: HostNumbers::default(),
             embeddings: Vec::new(),
             rotations: Vec::new(),
-            _gives_back: GivesBack(decoder.device.clone()),
+            _device: decoder.device.clone(),
         })
     }
 
@@ -49,7 +49,7 @@ impl GpuSteps {
         host: &Decoder,
         chunks: &[Chunk<'_>],
     ) -> Result<&mut [f32], EngineError> {
-        let (device, description) = (&decoder.device, host.description());
+        let (device, description) = (&*decoder.device, host.description());
         let (mut tables, mut rows, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for layer in 0..description.layers {
             tables.extend(chunks.iter().flat_map(|chunk| chunk.blocks.table(layer)));

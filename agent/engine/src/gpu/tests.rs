@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use candle_core::Device;
 use llmdeck_kernels::Pool;
+use llmdeck_kernels::gpu::OpenDevice;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -21,14 +21,14 @@ use crate::sampling::SamplingOptions;
 use crate::scheduler::Priority;
 use crate::session::Session;
 
-fn device() -> Device {
-    if cfg!(feature = "cuda") { llmdeck_kernels::gpu::open(0).unwrap() } else { Device::Cpu }
+fn device() -> OpenDevice {
+    if cfg!(feature = "cuda") { OpenDevice::gpu(0).unwrap() } else { OpenDevice::cpu() }
 }
 
 /// On the CPU, and on the device.
 fn both(path: &Path) -> [Arc<Model>; 2] {
     let pool = Arc::new(Pool::new(2).unwrap());
-    [None, Some(&device())].map(|gpu| Arc::new(Model::load_with(gpu, path, &pool, &mut |_| {}).unwrap()))
+    [None, Some(device())].map(|gpu| Arc::new(Model::load_with(gpu, path, &pool, &mut |_| {}).unwrap()))
 }
 
 fn of_shape((shape, config): &(Shape, Value)) -> (tempfile::TempDir, [Arc<Model>; 2]) {

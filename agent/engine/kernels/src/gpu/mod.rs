@@ -11,6 +11,7 @@ mod host_numbers;
 #[cfg(feature = "cuda")]
 mod launch;
 pub mod limits;
+mod open_device;
 mod residual;
 mod state;
 #[cfg(test)]
@@ -21,8 +22,9 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, ba
 pub use attention::{PART_TOKENS, attend};
 pub use heads::{HeadShape, Pairs, store_keys_values, turn_queries};
 pub use host_numbers::HostNumbers;
+pub use open_device::OpenDevice;
 pub use residual::{Gate, gate, join_residual};
-pub use state::{GivesBack, GpuState, gpu_count, gpu_state, open};
+pub use state::{GpuState, gpu_count, gpu_state};
 
 use crate::attention::BLOCK_TOKENS;
 

@@ -25,31 +25,6 @@ pub fn gpu_state(device: &Device) -> Result<Option<GpuState>> {
     }
 }
 
-/// Opens a GPU of NVIDIA's, by CUDA's number.
-///
-/// # Errors
-/// When there is none, or this program was built without CUDA.
-pub fn open(index: usize) -> Result<Device> {
-    // Candle's usual stream is each thread's own: what two threads do with one model would not be in order, and its products keep rows that
-    // they rounded in one place for all.
-    let device = Device::new_cuda_with_stream(index)?;
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(cuda) = &device {
-        super::launch::order_by_stream(cuda);
-    }
-    Ok(device)
-}
-
-/// Waits for a device when it is dropped, so that memory of tensors which were dropped before is free for others. A last field.
-pub struct GivesBack(pub Device);
-
-impl Drop for GivesBack {
-    fn drop(&mut self) {
-        // A device that fails has lost its memory anyway.
-        let _ = self.0.synchronize();
-    }
-}
-
 /// GPUs that this program can use: none where it was built without CUDA, or the driver is missing.
 pub fn gpu_count() -> usize {
     #[cfg(feature = "cuda")]
