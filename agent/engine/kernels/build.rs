@@ -1,34 +1,60 @@
 //! Compiles the kernels of the GPU where the feature `cuda` is on. They use nothing of one chip only, so the PTX is for the oldest
-//! that CUDA 13 knows, and the driver compiles it for its own.
+//! that has what they need, and the driver compiles it for its own. With `cuda-on-host` those of products are compiled for the CPU.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCE: &str = "src/gpu/step.cu";
-const OLDEST: &str = "compute_75";
+/// The oldest that CUDA 13 knows, and the oldest whose tensor cores multiply 16 by 8 by 32 bytes at a time.
+const KERNELS: [(&str, &str); 2] =
+    [("src/gpu/step.cu", "compute_75"), ("src/gpu/product/product.cu", "compute_80")];
+const ON_HOST: [&str; 2] = ["src/gpu/product/on_host/product.cpp", "src/gpu/product/on_host/cuda.h"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    for path in ON_HOST {
+        println!("cargo::rerun-if-changed={path}");
+    }
     for name in ["NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        return;
+    for (source, oldest) in KERNELS {
+        println!("cargo::rerun-if-changed={source}");
+        if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+            compile(Path::new(source), oldest);
+        }
     }
+    #[cfg(feature = "cuda-on-host")]
+    compile_for_host();
+}
+
+fn compile(source: &Path, oldest: &str) {
     let in_home = || env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc"));
     let nvcc = env::var_os("NVCC").map(PathBuf::from).or_else(in_home).unwrap_or_else(|| "nvcc".into());
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("step.ptx");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let made = Command::new(&nvcc)
-        .args(["--ptx", "-O3", "-std=c++17", "-arch", OLDEST, SOURCE, "-o"])
-        .arg(&out)
+        .args(["--ptx", "-O3", "-std=c++17", "-arch", oldest, "-o"])
+        .arg(out.join(source.with_extension("ptx").file_name().unwrap_or_default()))
+        .arg(source)
         .status();
+    let source = source.display();
     match made {
         Ok(status) if status.success() => {}
-        Ok(status) => println!("cargo::error={} could not compile {SOURCE}: {status}", nvcc.display()),
+        Ok(status) => println!("cargo::error={} could not compile {source}: {status}", nvcc.display()),
         Err(error) => println!(
             "cargo::error={} could not be started ({error}): the feature `cuda` needs CUDA's toolkit, in PATH, CUDA_HOME or NVCC",
             nvcc.display()
         ),
     }
+}
+
+#[cfg(feature = "cuda-on-host")]
+fn compile_for_host() {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file(ON_HOST[0])
+        .flag("-ffp-contract=off")
+        .warnings(false)
+        .opt_level(2)
+        .compile("product_on_host");
 }

@@ -41,6 +41,19 @@ impl Layout {
 }
 
 impl WeightFormat {
+    /// All of them.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q5_0,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
     /// By GGUF's number of the type; `None` for those that the kernels do not know.
     pub fn from_gguf(number: u32) -> Option<Self> {
         Some(match number {

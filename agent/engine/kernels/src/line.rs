@@ -7,6 +7,12 @@ pub(crate) const PANEL_ROWS: usize = 16;
 pub(crate) struct Line(pub(crate) [u32; PANEL_ROWS]);
 
 impl Line {
+    /// All words of some lines, one line after the other.
+    pub(crate) fn words(lines: &[Self]) -> &[u32] {
+        // SAFETY: a line is its words and nothing else.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * PANEL_ROWS) }
+    }
+
     pub(crate) fn half(&self, index: usize) -> u16 {
         (self.0[index / 2] >> (16 * (index % 2))) as u16
     }

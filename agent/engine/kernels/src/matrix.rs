@@ -84,6 +84,23 @@ impl Matrix {
         Self::read(pool, format, rows, columns, read).ok()
     }
 
+    /// A matrix of lines that another had.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub(crate) fn from_lines(
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        words: &[[u32; PANEL_ROWS]],
+    ) -> std::io::Result<Self> {
+        let mut lines = Zeroed::<Line>::new(words.len())?;
+        for (line, words) in lines.iter_mut().zip(words) {
+            line.0 = *words;
+        }
+        Ok(Self { format, rows, columns, panel_lines: format.panel_lines(columns), lines })
+    }
+
     /// Outputs.
     pub fn rows(&self) -> usize {
         self.rows
@@ -118,6 +135,10 @@ impl Matrix {
             }
             _ => out.fill(0.0),
         }
+    }
+
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     pub(crate) fn panels(&self) -> usize {

@@ -102,8 +102,24 @@ impl Rows {
         self.columns
     }
 
+    /// Blocks of a row of so many numbers, with those behind it that are zero.
+    pub(crate) fn blocks_of(columns: usize) -> usize {
+        padded_blocks(columns)
+    }
+
     pub(crate) fn blocks(&self) -> usize {
         self.blocks
+    }
+
+    /// Rows of floats that are rounded.
+    pub(crate) fn rounded(columns: usize, floats: &[f32]) -> Self {
+        let mut rows = Self::default();
+        rows.reshape(floats.len() / columns.max(1), columns);
+        for (mut row, floats) in rows.each().into_iter().zip(floats.chunks_exact(columns.max(1))) {
+            row.floats.copy_from_slice(floats);
+            row.round();
+        }
+        rows
     }
 
     /// The numbers, `[count, columns]`.

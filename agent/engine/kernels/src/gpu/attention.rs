@@ -104,6 +104,6 @@ impl CustomOp2 for Attend {
         store: &candle_core::CudaStorage,
         store_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        super::launch::attend(self, (queries, queries_layout), (store, store_layout))
+        super::launch::step::attend(self, (queries, queries_layout), (store, store_layout))
     }
 }

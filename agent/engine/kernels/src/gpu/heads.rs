@@ -98,7 +98,7 @@ impl CustomOp1 for TurnQueries {
         storage: &candle_core::CudaStorage,
         layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        super::launch::turn_queries(self, storage, layout)
+        super::launch::step::turn_queries(self, storage, layout)
     }
 }
 
@@ -192,6 +192,11 @@ impl InplaceOp3 for StoreKeysValues {
         values: &candle_core::CudaStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        super::launch::store_keys_values(self, (store, layout), (keys, keys_layout), (values, values_layout))
+        super::launch::step::store_keys_values(
+            self,
+            (store, layout),
+            (keys, keys_layout),
+            (values, values_layout),
+        )
     }
 }

@@ -12,6 +12,7 @@ mod host_numbers;
 mod launch;
 pub mod limits;
 mod open_device;
+mod product;
 mod residual;
 mod state;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use attention::{PART_TOKENS, attend};
 pub use heads::{HeadShape, Pairs, store_keys_values, turn_queries};
 pub use host_numbers::HostNumbers;
 pub use open_device::OpenDevice;
+pub use product::{Activations, Panels, require_right_products};
 pub use residual::{Gate, gate, join_residual};
 pub use state::{GpuState, gpu_count, gpu_state};
 

@@ -51,7 +51,7 @@ impl CustomOp2 for Gate {
         ups: &candle_core::CudaStorage,
         ups_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        super::launch::gate(*self, (gates, gates_layout), (ups, ups_layout))
+        super::launch::step::gate(*self, (gates, gates_layout), (ups, ups_layout))
     }
 }
 
@@ -117,6 +117,6 @@ impl CustomOp2 for JoinResidual {
         output: &candle_core::CudaStorage,
         output_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        super::launch::join_residual(self, (hidden, hidden_layout), (output, output_layout))
+        super::launch::step::join_residual(self, (hidden, hidden_layout), (output, output_layout))
     }
 }

@@ -1,6 +1,6 @@
 // What a step computes on a GPU beside its matrix products. Activations are 32-bit floats in rows; keys and values are
 // 16-bit floats in blocks of 16 tokens, [block][keys, values][kv head][token][number]. What a row gives does not depend on
-// the rows beside it. `ops.rs` has a plain twin of each kernel, and says what its arguments are.
+// the rows beside it. Each op has a plain twin of each kernel, and says what its arguments are.
 #include <cuda_fp16.h>
 #include <stdint.h>
 

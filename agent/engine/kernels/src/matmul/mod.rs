@@ -16,6 +16,8 @@ mod neon;
 mod plain;
 mod portions;
 #[cfg(test)]
+pub(crate) mod test_weights;
+#[cfg(test)]
 mod tests;
 mod tiles;
 

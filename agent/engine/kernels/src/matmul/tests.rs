@@ -1,47 +1,12 @@
-use half::{bf16, f16};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::gated::{GateAndUp, matmul_gated_with};
+use super::test_weights::bytes;
 use super::{Product, matmul_with};
 use crate::elementwise::{gelu_gate, silu_gate};
 use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
-
-const FORMATS: [WeightFormat; 9] = [
-    WeightFormat::F32,
-    WeightFormat::F16,
-    WeightFormat::BF16,
-    WeightFormat::Q4_0,
-    WeightFormat::Q5_0,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q5K,
-    WeightFormat::Q6K,
-];
-
-/// A file's bytes: any quants, scales of a size that weights have.
-fn bytes(format: WeightFormat, rows: usize, columns: usize, rng: &mut StdRng) -> Vec<u8> {
-    let (numbers, block_bytes) = format.file_block();
-    let mut all = Vec::new();
-    for _ in 0..rows * columns / numbers {
-        let mut block: Vec<u8> = (0..block_bytes).map(|_| rng.random()).collect();
-        let mut scale = || f16::from_f32(rng.random_range(-0.01..0.01)).to_le_bytes();
-        match format {
-            WeightFormat::F32 => block = rng.random_range(-1.0f32..1.0).to_le_bytes().into(),
-            WeightFormat::F16 => block = f16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes().into(),
-            WeightFormat::BF16 => block = bf16::from_f32(rng.random_range(-1.0..1.0)).to_le_bytes().into(),
-            WeightFormat::Q6K => block[208..].copy_from_slice(&scale()),
-            WeightFormat::Q4K | WeightFormat::Q5K => {
-                block[..2].copy_from_slice(&scale());
-                block[2..4].copy_from_slice(&scale());
-            }
-            _ => block[..2].copy_from_slice(&scale()),
-        }
-        all.extend(block);
-    }
-    all
-}
 
 /// A row for each of `asking`, which says whether it asks for bfloat16.
 fn rows(asking: &[bool], columns: usize, rng: &mut StdRng) -> Rows {
@@ -62,7 +27,7 @@ proptest! {
     /// Vector kernels give what the plain one gives, bit for bit, whatever rows are beside a row.
     #[test]
     fn every_instruction_set_gives_the_same_bits(
-        format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..70, units in 1usize..4,
+        format in prop::sample::select(WeightFormat::ALL.to_vec()), outputs in 1usize..70, units in 1usize..4,
         asking in prop::collection::vec(any::<bool>(), 1..50), deep in prop::bool::weighted(0.1), seed in any::<u64>(),
     ) {
         let (numbers, _) = format.file_block();
@@ -102,7 +67,7 @@ proptest! {
     /// The product is that of the numbers that the matrix stands for, as far as eight bits carry.
     #[test]
     fn a_product_is_a_sum_of_products(
-        format in prop::sample::select(FORMATS.to_vec()), outputs in 1usize..40, asks in any::<bool>(), seed in any::<u64>(),
+        format in prop::sample::select(WeightFormat::ALL.to_vec()), outputs in 1usize..40, asks in any::<bool>(), seed in any::<u64>(),
     ) {
         let columns = 256;
         let mut rng = StdRng::seed_from_u64(seed);
@@ -128,7 +93,7 @@ proptest! {
     /// What is gated at once is what is multiplied, gated and rounded one after the other; rows that do not ask are only multiplied.
     #[test]
     fn gating_at_once_gives_the_same_bits(
-        formats in prop::sample::subsequence(FORMATS[2..].to_vec(), 2), outputs in 1usize..140, units in 1usize..3,
+        formats in prop::sample::subsequence(WeightFormat::ALL[2..].to_vec(), 2), outputs in 1usize..140, units in 1usize..3,
         asking in prop::collection::vec(any::<bool>(), 1..70), silu in any::<bool>(), seed in any::<u64>(),
     ) {
         let columns = units * 256;

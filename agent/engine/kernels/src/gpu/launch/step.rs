@@ -1,16 +1,15 @@
-//! Starts the kernels of `step.cu`. Arguments are in the kernels' order.
+//! The kernels of `step.cu`.
 
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaSlice, CudaView, DeviceRepr, LaunchConfig, PinnedHostSlice, PushKernelArg, result,
-};
-use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchConfig, PushKernelArg};
 use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
 use half::f16;
 
-use super::attention::{Attend, PART_TOKENS};
-use super::heads::{Pairs, StoreKeysValues, TurnQueries};
-use super::residual::{Gate, JoinResidual};
-use super::state::GpuState;
+use super::super::MOST_HEAD_DIM;
+use super::super::attention::{Attend, PART_TOKENS};
+use super::super::heads::{Pairs, StoreKeysValues, TurnQueries};
+use super::super::residual::{Gate, JoinResidual};
+use super::{Part, arguments, empty, int, view};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/step.ptx"));
 const MODULE: &str = "llmdeck-step";
@@ -22,11 +21,8 @@ const GROUPS: [(usize, &str); 4] = [(1, "attend_1"), (2, "attend_2"), (4, "atten
 /// Stands for an argument that is absent.
 const NULL: u64 = 0;
 
-type Part<'a> = (&'a CudaStorage, &'a Layout);
-
-fn view<'a, T: CudaDType + DeviceRepr>((storage, layout): Part<'a>) -> Result<CudaView<'a, T>> {
-    let Some((from, to)) = layout.contiguous_offsets() else { bail!("a step's tensors are contiguous") };
-    Ok(storage.as_cuda_slice::<T>()?.slice(from..to))
+fn grid(x: usize, y: usize, z: usize, shared_bytes: usize) -> Result<LaunchConfig> {
+    super::grid([x, y, z], THREADS, shared_bytes)
 }
 
 /// Reads an argument that is a tensor; a macro, since its storage has to stay borrowed.
@@ -54,12 +50,6 @@ macro_rules! borrow_optional {
     };
 }
 
-macro_rules! arguments {
-    ($builder:ident, $($argument:expr),+ $(,)?) => {{
-        $( $builder.arg($argument); )+
-    }};
-}
-
 macro_rules! optional {
     ($builder:ident, $argument:expr) => {
         match &$argument {
@@ -69,28 +59,7 @@ macro_rules! optional {
     };
 }
 
-fn int(number: usize) -> Result<i32> {
-    i32::try_from(number).map_err(|_| candle_core::Error::Msg(format!("{number} is too large for a kernel")))
-}
-
-fn grid(x: usize, y: usize, z: usize, shared_bytes: usize) -> Result<LaunchConfig> {
-    let most = |number: usize| {
-        u32::try_from(number)
-            .map_err(|_| candle_core::Error::Msg(format!("{number} is too large for a kernel's grid")))
-    };
-    Ok(LaunchConfig {
-        grid_dim: (most(x)?, most(y)?, most(z)?),
-        block_dim: (THREADS as u32, 1, 1),
-        shared_mem_bytes: most(shared_bytes)?,
-    })
-}
-
-fn empty(device: &CudaDevice, numbers: usize) -> Result<CudaSlice<f32>> {
-    // SAFETY: whoever asks launches a kernel that writes all of it before anything reads it.
-    unsafe { device.alloc::<f32>(numbers) }
-}
-
-pub(super) fn turn_queries(
+pub(in super::super) fn turn_queries(
     op: &TurnQueries,
     storage: &CudaStorage,
     layout: &Layout,
@@ -119,7 +88,7 @@ pub(super) fn turn_queries(
     Ok((CudaStorage::wrap_cuda_slice(out, device), layout.shape().clone()))
 }
 
-pub(super) fn store_keys_values(
+pub(in super::super) fn store_keys_values(
     op: &StoreKeysValues,
     (store, store_layout): (&mut CudaStorage, &Layout),
     keys: Part<'_>,
@@ -157,7 +126,11 @@ pub(super) fn store_keys_values(
     Ok(())
 }
 
-pub(super) fn attend(op: &Attend, queries: Part<'_>, store: Part<'_>) -> Result<(CudaStorage, Shape)> {
+pub(in super::super) fn attend(
+    op: &Attend,
+    queries: Part<'_>,
+    store: Part<'_>,
+) -> Result<(CudaStorage, Shape)> {
     let (device, shape) = (queries.0.device.clone(), queries.1.shape().clone());
     let (queries, store) = (view::<f32>(queries)?, view::<f16>(store)?);
     let (heads, dim, parts) = (op.heads.query, op.dim, op.parts);
@@ -175,7 +148,7 @@ pub(super) fn attend(op: &Attend, queries: Part<'_>, store: Part<'_>) -> Result<
         GROUPS.into_iter().find(|(most, _)| *most >= group).unwrap_or(GROUPS[GROUPS.len() - 1]);
     let (heads_i, kv_heads_i, dim_i) = (int(heads)?, int(op.kv_heads)?, int(dim)?);
     let (window, part) = (int(op.heads.window.unwrap_or(0))?, int(PART_TOKENS)?);
-    let shared_bytes = together * super::MOST_HEAD_DIM * size_of::<f32>();
+    let shared_bytes = together * MOST_HEAD_DIM * size_of::<f32>();
     let config = grid(rows, op.kv_heads * group.div_ceil(together), parts, shared_bytes)?;
     let function = device.get_or_load_custom_func(name, MODULE, PTX)?;
     let mut builder = function.builder();
@@ -198,7 +171,11 @@ pub(super) fn attend(op: &Attend, queries: Part<'_>, store: Part<'_>) -> Result<
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
 
-pub(super) fn gate(activation: Gate, gates: Part<'_>, ups: Part<'_>) -> Result<(CudaStorage, Shape)> {
+pub(in super::super) fn gate(
+    activation: Gate,
+    gates: Part<'_>,
+    ups: Part<'_>,
+) -> Result<(CudaStorage, Shape)> {
     let (device, shape) = (gates.0.device.clone(), gates.1.shape().clone());
     let (gates, ups) = (view::<f32>(gates)?, view::<f32>(ups)?);
     if gates.len() != ups.len() {
@@ -214,7 +191,7 @@ pub(super) fn gate(activation: Gate, gates: Part<'_>, ups: Part<'_>) -> Result<(
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
 
-pub(super) fn join_residual(
+pub(in super::super) fn join_residual(
     op: &JoinResidual,
     hidden: Part<'_>,
     output: Part<'_>,
@@ -237,43 +214,4 @@ pub(super) fn join_residual(
     // SAFETY: the views have the sizes that the kernel reads and writes.
     unsafe { builder.launch(grid(rows, 1, 1, 0)?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), (2, rows, width).into()))
-}
-
-pub(super) fn state(device: &CudaDevice) -> Result<GpuState> {
-    let stream = device.cuda_stream();
-    let name = stream.context().name().w()?;
-    stream.context().bind_to_thread().w()?;
-    let (free, total) = result::mem_get_info().w()?;
-    Ok(GpuState { name, free_bytes: free as u64, total_bytes: total as u64 })
-}
-
-/// Leaves it to the device's stream in which order its memory is read and written, rather than to an event for each tensor.
-pub(super) fn order_by_stream(device: &CudaDevice) {
-    // SAFETY: a device has one stream, and everything that is done with its tensors goes through it.
-    unsafe { device.disable_event_tracking() };
-}
-
-pub(super) fn count() -> usize {
-    usize::try_from(CudaContext::device_count().unwrap_or(0)).unwrap_or(0)
-}
-
-/// Brings numbers into memory that the GPU writes itself, which grows where it is too small.
-pub(super) fn read<'a>(
-    numbers: Part<'_>,
-    pinned: &'a mut Option<PinnedHostSlice<f32>>,
-) -> Result<&'a mut [f32]> {
-    let stream = numbers.0.device.cuda_stream();
-    let numbers = view::<f32>(numbers)?;
-    if pinned.as_ref().is_none_or(|pinned| pinned.len() < numbers.len()) {
-        *pinned = None;
-        // Readable memory: without flags it is cached, which cudarc's own choice is not.
-        // SAFETY: it is written before anything of it is read.
-        *pinned = Some(unsafe { stream.context().alloc_pinned_with_flags::<f32>(numbers.len(), 0) }.w()?);
-    }
-    let Some(pinned) = pinned else { bail!("memory that was just had is gone") };
-    // A copy is as long as where it goes.
-    let here = &mut pinned.as_mut_slice().w()?[..numbers.len()];
-    stream.memcpy_dtoh(&numbers, here).w()?;
-    stream.synchronize().w()?;
-    Ok(here)
 }
