@@ -127,6 +127,9 @@ pub struct DeploymentConfig {
     /// Where its models compute: `cpu`, `cuda` or `cuda:N`.
     #[serde(default)]
     pub device: Device,
+    /// Whether an answer from a GPU is the same whatever else it computes.
+    #[serde(default)]
+    pub batch_invariant: bool,
     /// Tokens of an answer whose request does not say.
     #[serde(default = "defaults::default_max_tokens")]
     pub default_max_tokens: usize,
@@ -317,6 +320,7 @@ impl DeploymentConfig {
             speculation: self.speculation.into(),
             cache_format: self.cache_format.into(),
             device: self.device,
+            batch_invariant: self.batch_invariant,
             // Golden prompts and warm-ups come on top of what admission lets through.
             max_waiting: self.max_concurrent + 64,
         };

@@ -12,6 +12,7 @@ use llmdeck_engine::Pool;
 use llmdeck_engine::engine::{CacheFormat, Engine, EngineOptions, Speculation};
 use llmdeck_engine::footprint::block_bytes;
 use llmdeck_engine::generation::{GenerationEvent, GenerationRequest, Listener};
+use llmdeck_engine::gpu::{OpenDevice, Products};
 use llmdeck_engine::model::Model;
 use llmdeck_engine::sampling::SamplingOptions;
 use llmdeck_engine::scheduler::Priority;
@@ -26,13 +27,25 @@ fn model() -> Arc<Model> {
 fn model_with(bfloat16: bool) -> Arc<Model> {
     static MODELS_OF_KIND: [OnceLock<Arc<Model>>; 2] = [OnceLock::new(), OnceLock::new()];
     let model = MODELS_OF_KIND[usize::from(bfloat16)].get_or_init(|| {
-        let mut file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
-        file.write_all(MODELS[0].bytes).unwrap();
-        let mut model = Model::load(file.path(), &Arc::new(Pool::new(3).unwrap())).unwrap();
+        let mut model = load(None);
         model.decoder.multiply_prompts_in_bfloat16(bfloat16);
         Arc::new(model)
     });
     Arc::clone(model)
+}
+
+/// On a GPU where these tests are built for one, or as a GPU does it.
+fn batch_invariant_model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let device = || if cfg!(feature = "cuda") { OpenDevice::gpu(0).unwrap() } else { OpenDevice::cpu() };
+    let load = || Arc::new(load(Some((device(), Products::BatchInvariant))));
+    Arc::clone(MODEL.get_or_init(load))
+}
+
+fn load(gpu: Option<(OpenDevice, Products)>) -> Model {
+    let mut file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+    file.write_all(MODELS[0].bytes).unwrap();
+    Model::load_with(gpu, file.path(), &Arc::new(Pool::new(3).unwrap()), &mut |_| {}).unwrap()
 }
 
 #[derive(Clone, Debug)]
@@ -143,27 +156,47 @@ proptest! {
         cache_format in prop::sample::select(vec![CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8]),
         bfloat16 in any::<bool>(),
     ) {
-        let model = model_with(bfloat16);
-        let description = model.decoder.description();
         let options = EngineOptions {
             max_sequences, max_step_tokens: step_tokens, speculation, cache_format, ..EngineOptions::default()
         };
-        let per_column = description.layers as u64 * block_bytes(description, &options);
-        let options = EngineOptions { cache_bytes: Some(columns * per_column), ..options };
-        let engine = Engine::start("batches", Arc::clone(&model), options).unwrap();
-        let asked: Vec<_> = requests.iter().map(|request| submit(&engine, request)).collect();
-        for (request, events) in requests.iter().zip(&asked) {
-            let mut expected = alone(&model, request, cache_format);
-            expected.truncate(request.leaves_after.unwrap_or(usize::MAX));
-            prop_assert_eq!(tokens(events), expected, "{:?}", request);
-        }
-        // Nothing is held once nobody is there: what an idle engine does not reclaim, it has lost.
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while engine.readings().cache_used_bytes > 0 {
-            prop_assert!(std::time::Instant::now() < end, "{:?}", engine.readings());
-            std::thread::yield_now();
-        }
+        all_answer_as_alone(&model_with(bfloat16), &requests, columns, options)?;
     }
+
+    #[test]
+    fn so_it_is_on_a_gpu_that_is_batch_invariant(
+        requests in prop::collection::vec(request(), 1..14), max_sequences in 1usize..9, step_tokens in 4usize..64,
+        columns in 12u64..60, speculation in prop::sample::select(vec![Speculation::Always, Speculation::Off]),
+    ) {
+        let options =
+            EngineOptions { max_sequences, max_step_tokens: step_tokens, speculation, ..EngineOptions::default() };
+        all_answer_as_alone(&batch_invariant_model(), &requests, columns, options)?;
+    }
+}
+
+/// Asks for all at once, of an engine whose cache has so many columns of blocks.
+fn all_answer_as_alone(
+    model: &Arc<Model>,
+    requests: &[Request],
+    columns: u64,
+    options: EngineOptions,
+) -> Result<(), TestCaseError> {
+    let description = model.decoder.description();
+    let per_column = description.layers as u64 * block_bytes(description, &options);
+    let options = EngineOptions { cache_bytes: Some(columns * per_column), ..options };
+    let engine = Engine::start("batches", Arc::clone(model), options).unwrap();
+    let asked: Vec<_> = requests.iter().map(|request| submit(&engine, request)).collect();
+    for (request, events) in requests.iter().zip(&asked) {
+        let mut expected = alone(model, request, options.cache_format);
+        expected.truncate(request.leaves_after.unwrap_or(usize::MAX));
+        prop_assert_eq!(tokens(events), expected, "{:?}", request);
+    }
+    // Nothing is held once nobody is there: what an idle engine does not reclaim, it has lost.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while engine.readings().cache_used_bytes > 0 {
+        prop_assert!(std::time::Instant::now() < end, "{:?}", engine.readings());
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 #[test]

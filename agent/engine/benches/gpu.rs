@@ -1,4 +1,5 @@
-//! One model on the CPU and on a GPU: whether both say the same, and how fast each is.
+//! One model on the CPU and on a GPU, with candle's products and with batch-invariant ones: whether all say the same, and how fast
+//! each is.
 //!
 //! `cargo bench -p llmdeck-engine --features cuda --bench gpu [-- MODEL [TEXT]]`
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use llmdeck_engine::device::Device;
+use llmdeck_engine::engine::EngineOptions;
 use llmdeck_engine::model::Model;
 use llmdeck_engine::roofline::{GpuLimits, MachineLimits, ModelRate, measure_model};
 use llmdeck_engine::session::Session;
@@ -50,14 +52,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         Isa::widest().as_str(),
         limits.memory_read_bytes_per_s / 1e9,
     );
-    let run = |device| measure(device, &path, &text, &pool, &limits, &gpus);
-    let (on_gpu, on_cpu) = (run(gpu.device)?, run(Device::Cpu)?);
-    print(&on_cpu, &on_gpu);
+    let run = |device, batch_invariant| {
+        let options = EngineOptions { device, batch_invariant, ..EngineOptions::default() };
+        measure(&options, &path, &text, &pool, &limits, &gpus)
+    };
+    let on_gpu = [run(gpu.device, false)?, run(gpu.device, true)?];
+    print(&run(Device::Cpu, false)?, &on_gpu);
     Ok(())
 }
 
 fn measure(
-    device: Device,
+    options: &EngineOptions,
     path: &Path,
     text: &str,
     pool: &Arc<Pool>,
@@ -65,7 +70,7 @@ fn measure(
     gpus: &[GpuLimits],
 ) -> Result<Measured, Box<dyn Error>> {
     let began = Instant::now();
-    let model = Arc::new(Model::load_on(device, path, pool, &mut |_| {})?);
+    let model = Arc::new(Model::load_on(options, path, pool, &mut |_| {})?);
     let load_s = began.elapsed().as_secs_f64();
     let mut tokens = model.tokenizer.encode(text)?;
     tokens.truncate(TEXT_TOKENS);
@@ -97,24 +102,32 @@ fn greedy(model: &Arc<Model>, prompt: &[u32]) -> Result<Vec<u32>, Box<dyn Error>
     Ok(chosen)
 }
 
-fn print(cpu: &Measured, gpu: &Measured) {
-    println!(
-        "| | CPU | share of the limit | GPU | share of the limit |\n| --- | ---: | ---: | ---: | ---: |"
-    );
-    println!("| load, s | {:.2} | | {:.2} | |", cpu.load_s, gpu.load_s);
-    let share = |rate: &ModelRate| {
-        format!("{:.0} % {:?}", 100.0 * rate.memory_share.max(rate.arithmetic_share), rate.bound)
+fn print(cpu: &Measured, gpu: &[Measured; 2]) {
+    println!("| | CPU | GPU | of the limit | GPU, batch-invariant | of the limit |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    let [fastest, invariant] = gpu;
+    println!("| load, s | {:.2} | {:.2} | | {:.2} | |", cpu.load_s, fastest.load_s, invariant.load_s);
+    let reached = |rate: &ModelRate| {
+        let share = 100.0 * rate.memory_share.max(rate.arithmetic_share);
+        format!("{:.0} | {share:.0} % {:?}", rate.tokens_per_s, rate.bound)
     };
-    for rate in &gpu.rates {
+    for (rate, ours) in fastest.rates.iter().zip(&invariant.rates) {
         let same = |other: &&ModelRate| (&other.phase, other.sequences) == (&rate.phase, rate.sequences);
-        let (figure, reached) = match cpu.rates.iter().find(same) {
-            Some(rate) => (format!("{:.0}", rate.tokens_per_s), share(rate)),
-            None => ("".into(), "".into()),
-        };
-        let what = format!("{}, {} at once, tokens/s", rate.phase, rate.sequences);
-        println!("| {what} | {figure} | {reached} | {:.0} | {} |", rate.tokens_per_s, share(rate));
+        let on_cpu = cpu.rates.iter().find(same).map(|rate| format!("{:.0}", rate.tokens_per_s));
+        println!(
+            "| {}, {} at once, tokens/s | {} | {} | {} |",
+            rate.phase,
+            rate.sequences,
+            on_cpu.unwrap_or_default(),
+            reached(rate),
+            reached(ours)
+        );
     }
-    println!("| perplexity of the text | {:.4} | | {:.4} | |", cpu.perplexity, gpu.perplexity);
-    let same = cpu.greedy.iter().zip(&gpu.greedy).take_while(|(one, other)| one == other).count();
-    println!("| greedy tokens that are the same | | | {same} of {} | |", gpu.greedy.len());
+    let perplexities = gpu.each_ref().map(|measured| format!("{:.4}", measured.perplexity));
+    println!("| perplexity of the text | {:.4} | {} | |", cpu.perplexity, perplexities.join(" | | "));
+    let same = gpu.each_ref().map(|measured| {
+        let both = cpu.greedy.iter().zip(&measured.greedy);
+        format!("{} of {}", both.take_while(|(one, other)| one == other).count(), measured.greedy.len())
+    });
+    println!("| greedy tokens that are the CPU's | | {} | |", same.join(" | | "));
 }

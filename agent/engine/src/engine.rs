@@ -48,6 +48,9 @@ pub struct EngineOptions {
     pub cache_format: CacheFormat,
     /// Where the model is to be loaded; an engine computes where it was.
     pub device: Device,
+    /// Whether an answer from a GPU is the same in any company, whatever that costs; a CPU's always is. An engine computes as its model was
+    /// loaded.
+    pub batch_invariant: bool,
 }
 
 /// Whether tokens are guessed ahead. Answers are the same either way.
@@ -73,6 +76,7 @@ impl Default for EngineOptions {
             speculation: Speculation::Measured,
             cache_format: CacheFormat::F16,
             device: Device::Cpu,
+            batch_invariant: false,
         }
     }
 }

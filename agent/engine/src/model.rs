@@ -11,7 +11,8 @@ use crate::chat_template::ChatTemplate;
 use crate::constraint::{AnswerFormat, Constraint, Grammars};
 use crate::decoder::Decoder;
 use crate::device::Device;
-use crate::gpu::GpuDecoder;
+use crate::engine::EngineOptions;
+use crate::gpu::{GpuDecoder, Products};
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -42,26 +43,31 @@ impl Model {
     /// # Errors
     /// What is missing or malformed, by file.
     pub fn load(path: &Path, pool: &Arc<Pool>) -> Result<Self, EngineError> {
-        Self::load_on(Device::Cpu, path, pool, &mut |_| {})
+        Self::load_on(&EngineOptions::default(), path, pool, &mut |_| {})
     }
 
-    /// The same where it is to compute; `progress` hears the share that is loaded, 0 to 1.
+    /// The same where and how the options say that it is to compute; `progress` hears the share that is loaded, 0 to 1.
     ///
     /// # Errors
-    /// What is missing or malformed, by file; a GPU that is not there, or has not the memory.
+    /// What is missing or malformed, by file; a GPU that is not there, has not the memory, or cannot compute so.
     pub fn load_on(
-        device: Device,
+        options: &EngineOptions,
         path: &Path,
         pool: &Arc<Pool>,
         progress: &mut dyn FnMut(f64),
     ) -> Result<Self, EngineError> {
-        let gpu = (device != Device::Cpu).then(|| device.open()).transpose()?;
+        let device = options.device;
+        let products = if options.batch_invariant { Products::BatchInvariant } else { Products::Fastest };
+        let gpu = if device == Device::Cpu { None } else { Some((device.open()?, products)) };
         Ok(Self { device, ..Self::load_with(gpu, path, pool, progress)? })
     }
 
-    /// The same; `gpu` is a device of candle's, of whatever kind.
-    pub(crate) fn load_with(
-        gpu: Option<OpenDevice>,
+    /// The same on a device of candle's, of whatever kind: its own CPU device computes as a GPU does.
+    ///
+    /// # Errors
+    /// As [`Model::load_on`].
+    pub fn load_with(
+        gpu: Option<(OpenDevice, Products)>,
         path: &Path,
         pool: &Arc<Pool>,
         progress: &mut dyn FnMut(f64),
@@ -78,7 +84,9 @@ impl Model {
         let panicked =
             |_| EngineError::malformed(path, "its tokenizer could not be read; the log has the panic");
         let (tokenizer, decoder) = (tokenizer.map_err(panicked)??, decoder?);
-        let gpu = gpu.map(|device| GpuDecoder::load(device, &decoder, &weights, progress)).transpose()?;
+        let gpu = gpu
+            .map(|(device, products)| GpuDecoder::load(device, products, &decoder, &weights, progress))
+            .transpose()?;
         let chat_template = source
             .chat_template()?
             .map(|template| ChatTemplate::new(template, tokenizer.bos_text(), tokenizer.end_text()))

@@ -37,6 +37,9 @@ pub struct EngineSettings {
     /// Where it computes: `cpu`, `cuda` or `cuda:N`.
     #[serde(default)]
     pub device: Device,
+    /// Whether an answer from a GPU is the same in any company.
+    #[serde(default)]
+    pub batch_invariant: bool,
 }
 
 /// Whether tokens are guessed ahead. Answers are the same either way.
@@ -107,6 +110,7 @@ impl EngineSettings {
             },
             cache_format: options.cache_format.into(),
             device: options.device,
+            batch_invariant: options.batch_invariant,
         }
     }
 
@@ -121,6 +125,7 @@ impl EngineSettings {
             speculation: self.speculation.into(),
             cache_format: self.cache_format.into(),
             device: self.device,
+            batch_invariant: self.batch_invariant,
             ..options
         }
     }
@@ -251,6 +256,7 @@ mod tests {
             (r#"{"cache_format": "int4"}"#, "expected one of `f16`, `bf16`, `int8`"),
             (r#"{"cache_format": "int8", "device": "cuda"}"#, "device cuda:0 keeps keys and values as f16"),
             (r#"{"device": "tpu"}"#, "there are cpu, cuda and cuda:N"),
+            (r#"{"batch_invariant": "yes"}"#, "expected a boolean"),
             ("[]", "no JSON object"),
         ] {
             let problem = own.changed("", changes).unwrap_err();

@@ -505,7 +505,7 @@ impl Loader {
         blocking(move || {
             let path = PathBuf::from(&spec.path);
             check_unchanged(&registry, &revision, &path, &spec.digest)?;
-            let model = Arc::new(Model::load_on(options.device, &path, &pool, &mut progress)?);
+            let model = Arc::new(Model::load_on(&options, &path, &pool, &mut progress)?);
             let description = model.decoder.description().clone();
             let footprint = Footprint::new(description, model.decoder.size_bytes(), &options);
             let engine = Engine::start(&revision, model, options)?;

@@ -2,7 +2,9 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor};
 use llmdeck_kernels::LowRank;
+use llmdeck_kernels::gpu::Activations;
 
+use super::matrix::{GpuMatrix, Products};
 use crate::adapter::{Adapted, Linear};
 
 /// Adapters that stay on a device though nobody uses them.
@@ -16,20 +18,23 @@ pub(super) struct GpuAdapters {
 
 /// The thin matrices beside one of the model's.
 struct Thin {
-    /// `[in, rank]`
-    down: Tensor,
-    /// `[rank, out]`
-    up: Tensor,
+    /// `[rank, in]`
+    down: GpuMatrix,
+    /// `[out, rank]`
+    up: GpuMatrix,
     /// `[out]`
     gain: Option<Tensor>,
 }
 
 impl Thin {
-    fn new(low_rank: &LowRank, device: &Device) -> Result<Self> {
+    fn new(low_rank: &LowRank, place: (&Device, Products)) -> Result<Self> {
         let (rank, inputs, outputs) = (low_rank.rank(), low_rank.inputs(), low_rank.outputs());
+        let by_output = (0..outputs).flat_map(|output| low_rank.up()[output..].iter().step_by(outputs));
+        let up: Vec<f32> = by_output.copied().collect();
+        let device = place.0;
         Ok(Self {
-            down: Tensor::from_slice(low_rank.down(), (rank, inputs), device)?.t()?.contiguous()?,
-            up: Tensor::from_slice(low_rank.up(), (rank, outputs), device)?,
+            down: GpuMatrix::of_floats(place, low_rank.down(), (rank, inputs))?,
+            up: GpuMatrix::of_floats(place, &up, (outputs, rank))?,
             gain: low_rank.gain().map(|gain| Tensor::from_slice(gain, gain.len(), device)).transpose()?,
         })
     }
@@ -37,7 +42,12 @@ impl Thin {
 
 impl GpuAdapters {
     /// Brings the adapters of a step to the device.
-    pub(super) fn prepare(&mut self, adapted: &Adapted<'_>, layers: usize, device: &Device) -> Result<()> {
+    pub(super) fn prepare(
+        &mut self,
+        adapted: &Adapted<'_>,
+        layers: usize,
+        place: (&Device, Products),
+    ) -> Result<()> {
         if self.loaded.len() > MOST_IDLE {
             let used = |identity: &[u8; 32]| {
                 adapted.spans.iter().any(|(_, adapter)| adapter.identity() == *identity)
@@ -53,7 +63,7 @@ impl GpuAdapters {
                 let mut linears: [Option<Thin>; Linear::ALL.len()] = Default::default();
                 for linear in Linear::ALL {
                     let low_rank = adapter.of(layer, linear);
-                    linears[linear as usize] = low_rank.map(|thin| Thin::new(thin, device)).transpose()?;
+                    linears[linear as usize] = low_rank.map(|thin| Thin::new(thin, place)).transpose()?;
                 }
                 all.push(linears);
             }
@@ -67,14 +77,15 @@ impl GpuAdapters {
         &self,
         adapted: &Adapted<'_>,
         (layer, linear): (usize, Linear),
-        inputs: &Tensor,
+        inputs: &Activations<'_>,
         product: &Tensor,
     ) -> Result<()> {
         for (rows, adapter) in &adapted.spans {
             let of_layer = self.loaded.get(&adapter.identity()).and_then(|layers| layers.get(layer));
             let Some(thin) = of_layer.and_then(|linears| linears[linear as usize].as_ref()) else { continue };
             let of = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.len());
-            let added = of(inputs)?.matmul(&thin.down)?.matmul(&thin.up)?;
+            let thinned = thin.down.product(&Activations::new(&of(inputs.rows())?))?;
+            let added = thin.up.product(&Activations::new(&thinned))?;
             let mut changed = (of(product)? + added)?;
             if let Some(gain) = &thin.gain {
                 changed = changed.broadcast_mul(gain)?;

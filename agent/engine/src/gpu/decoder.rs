@@ -4,12 +4,12 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use llmdeck_kernels::attention::Heads;
 use llmdeck_kernels::gpu::{
-    Gate, HeadShape, OpenDevice, Pairs, Places, attend, gate, gpu_state, join_residual, store_keys_values,
-    turn_queries,
+    Activations, Gate, HeadShape, OpenDevice, Pairs, Places, attend, gate, gpu_state, join_residual,
+    require_right_products, store_keys_values, turn_queries,
 };
 
 use super::adapters::GpuAdapters;
-use super::matrix::GpuMatrix;
+use super::matrix::{GpuMatrix, Products};
 use crate::EngineError;
 use crate::adapter::{Adapted, Linear};
 use crate::decoder::{Decoder, Layer};
@@ -23,6 +23,7 @@ pub struct GpuDecoder {
     layers: Vec<GpuLayer>,
     final_norm: Tensor,
     output: GpuMatrix,
+    pub(super) products: Products,
     pub(super) device: OpenDevice,
 }
 
@@ -58,21 +59,27 @@ impl GpuDecoder {
     /// When they do not fit, with what is free; or the first that cannot be read.
     pub(crate) fn load(
         device: OpenDevice,
+        products: Products,
         host: &Decoder,
         weights: &Weights<'_>,
         progress: &mut dyn FnMut(f64),
     ) -> std::result::Result<Self, EngineError> {
         let description = host.description();
+        if products == Products::BatchInvariant {
+            let failed =
+                |error| EngineError::Gpu(format!("batch_invariant is asked for, and {error}; leave it off"));
+            require_right_products(&device).map_err(failed)?;
+        }
         require_free(&device, host.size_bytes(), "its weights")?;
         let output_role = if description.tied_output { TensorRole::Embedding } else { TensorRole::Output };
-        let output = GpuMatrix::load(&device, weights, description, output_role, &host.output)?;
+        let output = GpuMatrix::load((&device, products), weights, description, output_role, &host.output)?;
         let final_norm = vector(&host.final_norm, &device)?;
         let mut layers = Vec::with_capacity(host.layers.len());
         for index in 0..host.layers.len() {
-            layers.push(GpuLayer::load(&device, host, weights, index)?);
+            layers.push(GpuLayer::load((&device, products), host, weights, index)?);
             progress((index + 1) as f64 / host.layers.len() as f64);
         }
-        Ok(Self { layers, final_norm, output, device })
+        Ok(Self { layers, final_norm, output, products, device })
     }
 
     fn matrices(&self) -> impl Iterator<Item = &GpuMatrix> {
@@ -107,7 +114,7 @@ impl GpuDecoder {
             return Ok(None);
         }
         let wanted = Tensor::from_slice(wanted, wanted.len(), &self.device)?;
-        self.output.product(&normed.index_select(&wanted, 0)?).map(Some)
+        self.output.product(&Activations::new(&normed.index_select(&wanted, 0)?)).map(Some)
     }
 }
 
@@ -135,7 +142,7 @@ fn vector(numbers: &[f32], device: &Device) -> Result<Tensor> {
 
 impl GpuLayer {
     fn load(
-        device: &Device,
+        (device, products): (&Device, Products),
         host: &Decoder,
         weights: &Weights<'_>,
         index: usize,
@@ -143,7 +150,7 @@ impl GpuLayer {
         let (description, layer) = (host.description(), &host.layers[index]);
         let matrix = |linear: Linear| {
             let role = TensorRole::Layer(index, linear.part());
-            GpuMatrix::load(device, weights, description, role, host.linear(index, linear))
+            GpuMatrix::load((device, products), weights, description, role, host.linear(index, linear))
         };
         let vector = |numbers: &[f32]| vector(numbers, device);
         let pair = |pair: &Option<(Vec<f32>, Vec<f32>)>| {
@@ -169,7 +176,7 @@ impl GpuLayer {
         })
     }
 
-    fn product(&self, index: usize, linear: Linear, x: &Tensor, step: &Step<'_>) -> Result<Tensor> {
+    fn product(&self, index: usize, linear: Linear, x: &Activations<'_>, step: &Step<'_>) -> Result<Tensor> {
         let product = self.matrices[linear as usize].product(x)?;
         step.adapters.add(step.adapted, (index, linear), x, &product)?;
         Ok(product)
@@ -187,25 +194,27 @@ impl GpuLayer {
         let description = step.description;
         let eps = description.norm_eps as f32;
         let attended = self.attend(index, normed, step)?;
-        let output = self.product(index, Linear::AttentionOutput, &attended, step)?;
+        let output = self.product(index, Linear::AttentionOutput, &Activations::new(&attended), step)?;
         let (post_attention, post_feed_forward) =
             self.post_norms.as_ref().map(|(one, other)| (one, other)).unzip();
         let (hidden, normed) = join_residual(&hidden, &output, post_attention, &self.feed_forward_norm, eps)?;
-        let gates = self.product(index, Linear::Gate, &normed, step)?;
-        let ups = self.product(index, Linear::Up, &normed, step)?;
+        let inputs = Activations::new(&normed);
+        let gates = self.product(index, Linear::Gate, &inputs, step)?;
+        let ups = self.product(index, Linear::Up, &inputs, step)?;
         let activation = match description.activation {
             Activation::Silu => Gate::Silu,
             Activation::GeluTanh => Gate::GeluTanh,
         };
         let gated = gate(&gates, &ups, activation)?;
-        let output = self.product(index, Linear::Down, &gated, step)?;
+        let output = self.product(index, Linear::Down, &Activations::new(&gated), step)?;
         join_residual(&hidden, &output, post_feed_forward, next, eps)
     }
 
     fn attend(&self, index: usize, normed: &Tensor, step: &Step<'_>) -> Result<Tensor> {
         let description = step.description;
+        let inputs = Activations::new(normed);
         let [queries, keys, values] = [Linear::Query, Linear::Key, Linear::Value]
-            .map(|linear| self.product(index, linear, normed, step));
+            .map(|linear| self.product(index, linear, &inputs, step));
         let (global, local) = &step.angles;
         let angles = if self.window.is_some() { local.as_ref().unwrap_or(global) } else { global };
         let shape = |heads| HeadShape {

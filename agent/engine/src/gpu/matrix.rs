@@ -3,6 +3,7 @@ use std::os::unix::fs::FileExt;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
+use llmdeck_kernels::gpu::{Activations, Panels};
 use llmdeck_kernels::{Matrix, WeightFormat};
 
 use crate::EngineError;
@@ -16,8 +17,19 @@ const LEAST_UNPACKED_ROWS: usize = 128;
 /// Most bytes that are taken to unpack a matrix; a larger one is multiplied as it is.
 const MOST_UNPACKED_BYTES: u64 = 1 << 30;
 
+/// Whose kernels multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// Candle's: for each number of rows those that are fastest, which differ in the last bits.
+    Fastest,
+    /// Ours, which give the same bits for a row in any company.
+    BatchInvariant,
+}
+
 /// A matrix `[out, in]` in the memory of a device.
 pub(super) enum GpuMatrix {
+    /// In the panels of the CPU.
+    Panels(Panels),
     /// In GGML's blocks.
     Quantized(Box<QTensor>),
     /// In floating point; products are computed in it.
@@ -27,12 +39,15 @@ pub(super) enum GpuMatrix {
 impl GpuMatrix {
     /// Reads it from its file. What no kernel of the device knows is taken from `host`, as 32-bit floats.
     pub(super) fn load(
-        device: &Device,
+        (device, products): (&Device, Products),
         weights: &Weights<'_>,
         description: &DecoderDescription,
         role: TensorRole,
         host: &Matrix,
     ) -> Result<Self, EngineError> {
+        if products == Products::BatchInvariant {
+            return Ok(Self::Panels(Panels::new(host, device)?));
+        }
         let shape = [host.rows(), host.columns()];
         let name = weights.tensors.name(role, description.family);
         let place = weights.tensors.place(&name, &shape)?;
@@ -56,9 +71,23 @@ impl GpuMatrix {
         }
     }
 
+    /// Of 32-bit floats, row by row.
+    pub(super) fn of_floats(
+        (device, products): (&Device, Products),
+        floats: &[f32],
+        shape: (usize, usize),
+    ) -> candle_core::Result<Self> {
+        Ok(match products {
+            Products::Fastest => Self::Floats(Tensor::from_slice(floats, shape, device)?),
+            Products::BatchInvariant => Self::Panels(Panels::from_floats(floats, shape, device)?),
+        })
+    }
+
     /// Rows `[rows, in]` of 32-bit floats by it, `[rows, out]`.
-    pub(super) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    pub(super) fn product(&self, activations: &Activations<'_>) -> candle_core::Result<Tensor> {
+        let x = activations.rows();
         match self {
+            Self::Panels(panels) => panels.product(activations),
             Self::Quantized(blocks) if x.dim(0)? >= LEAST_UNPACKED_ROWS && self.unpacked_bytes() > 0 => {
                 x.matmul(&blocks.dequantize(x.device())?.t()?)
             }
@@ -71,13 +100,14 @@ impl GpuMatrix {
     pub(super) fn unpacked_bytes(&self) -> u64 {
         let bytes = match self {
             Self::Quantized(blocks) => (blocks.shape().elem_count() * size_of::<f32>()) as u64,
-            Self::Floats(_) => 0,
+            Self::Panels(_) | Self::Floats(_) => 0,
         };
         if bytes <= MOST_UNPACKED_BYTES { bytes } else { 0 }
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
         match self {
+            Self::Panels(panels) => panels.size_bytes(),
             Self::Quantized(blocks) => blocks.storage_size_in_bytes() as u64,
             Self::Floats(numbers) => (numbers.elem_count() * numbers.dtype().size_in_bytes()) as u64,
         }

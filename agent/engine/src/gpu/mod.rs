@@ -12,4 +12,6 @@ mod steps;
 mod tests;
 
 pub use decoder::GpuDecoder;
+pub use llmdeck_kernels::gpu::OpenDevice;
+pub use matrix::Products;
 pub(crate) use steps::GpuSteps;

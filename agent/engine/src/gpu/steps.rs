@@ -72,7 +72,7 @@ impl GpuSteps {
         host.embed(chunks, &mut self.embeddings);
         let hidden = Tensor::from_slice(&self.embeddings, (count, description.width), device)?;
         let adapted = adapted(chunks);
-        self.adapters.prepare(&adapted, description.layers, device)?;
+        self.adapters.prepare(&adapted, description.layers, (device, decoder.products))?;
         let (store, adapters) = (&self.store, &self.adapters);
         let step = Step { description, store, places: &places, angles, adapted: &adapted, adapters };
         match decoder.forward(hidden, &wanted, &step)? {

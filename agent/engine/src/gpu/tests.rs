@@ -1,7 +1,6 @@
 //! The decoder of a device against the CPU's, on whatever device there is.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
@@ -11,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use super::Products;
 use crate::adapter::{Adapter, AdapterWeights, Linear, LoraSettings, ThinMatrices};
 use crate::batch::Batch;
 use crate::engine::{Engine, EngineOptions};
@@ -25,16 +25,16 @@ fn device() -> OpenDevice {
     if cfg!(feature = "cuda") { OpenDevice::gpu(0).unwrap() } else { OpenDevice::cpu() }
 }
 
-/// On the CPU, and on the device.
-fn both(path: &Path) -> [Arc<Model>; 2] {
-    let pool = Arc::new(Pool::new(2).unwrap());
-    [None, Some(device())].map(|gpu| Arc::new(Model::load_with(gpu, path, &pool, &mut |_| {}).unwrap()))
-}
-
-fn of_shape((shape, config): &(Shape, Value)) -> (tempfile::TempDir, [Arc<Model>; 2]) {
+/// On the CPU, and on the device with either kind of products.
+fn of_shape((shape, config): &(Shape, Value)) -> (tempfile::TempDir, [Arc<Model>; 3]) {
     let folder = tempfile::tempdir().unwrap();
     write_folder(folder.path(), config, &tensors(shape));
-    let models = both(folder.path());
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let kinds = [None, Some(Products::Fastest), Some(Products::BatchInvariant)];
+    let models = kinds.map(|products| {
+        let gpu = products.map(|products| (device(), products));
+        Arc::new(Model::load_with(gpu, folder.path(), &pool, &mut |_| {}).unwrap())
+    });
     (folder, models)
 }
 
@@ -47,28 +47,48 @@ fn apart(ours: &[f32], theirs: &[f32]) -> f32 {
 #[test]
 fn a_device_computes_what_the_cpu_does_in_every_family() {
     for family in [llama_with(false, &serde_json::json!({})), qwen2(), qwen3(), gemma3()] {
-        let (_folder, [cpu, gpu]) = of_shape(&family);
+        let (_folder, models) = of_shape(&family);
         let tokens: Vec<u32> = (0..60).map(|index| index * 7 % 100).collect();
-        let [mut cpu, mut gpu] = [&cpu, &gpu].map(|model| Session::new(model, 64).unwrap());
+        let [mut cpu, mut fastest, mut invariant] =
+            models.each_ref().map(|model| Session::new(model, 64).unwrap());
         // A prompt in two chunks, then token by token.
         for chunk in [&tokens[..37], &tokens[37..50], &tokens[50..51], &tokens[51..52]] {
             let expected = cpu.all(chunk).unwrap().to_vec();
-            let difference = apart(gpu.all(chunk).unwrap(), &expected);
-            assert!(difference < 0.01, "{difference}");
+            for gpu in [&mut fastest, &mut invariant] {
+                let difference = apart(gpu.all(chunk).unwrap(), &expected);
+                assert!(difference < 0.01, "{difference}");
+            }
         }
     }
 }
 
 #[test]
 fn sequences_of_all_lengths_share_a_step() {
-    let (_folder, [_, gpu]) = of_shape(&gemma3());
+    let (_folder, [_, fastest, invariant]) = of_shape(&gemma3());
     let prompts: Vec<Vec<u32>> =
         (1..6).map(|length| (0..length * 9).map(|index| index * 5 % 100).collect()).collect();
-    let mut batch = Batch::new(&gpu, prompts.len(), 64).unwrap();
-    let together = batch.step(&prompts).unwrap().to_vec();
-    for (prompt, logits) in prompts.iter().zip(together.chunks_exact(100)) {
-        let alone = Session::new(&gpu, 64).unwrap().next(prompt).unwrap().to_vec();
-        assert!(apart(logits, &alone) < 1e-4);
+    for (model, most_apart) in [(fastest, 1e-4), (invariant, 0.0)] {
+        let mut batch = Batch::new(&model, prompts.len(), 64).unwrap();
+        let together = batch.step(&prompts).unwrap().to_vec();
+        for (prompt, logits) in prompts.iter().zip(together.chunks_exact(100)) {
+            let alone = Session::new(&model, 64).unwrap().next(prompt).unwrap().to_vec();
+            assert!(apart(logits, &alone) <= most_apart);
+        }
+    }
+}
+
+#[test]
+fn chunks_of_a_prompt_change_nothing_where_products_are_batch_invariant() {
+    let (_folder, [_, _, gpu]) = of_shape(&qwen3());
+    let adapter = adapter(&gpu);
+    let tokens: Vec<u32> = (0..60).map(|index| index * 7 % 100).collect();
+    let logits = |chunk: usize| -> Vec<f32> {
+        let mut session = Session::new(&gpu, 64).unwrap().with_adapter(&adapter);
+        tokens.chunks(chunk).flat_map(|chunk| session.all(chunk).unwrap().to_vec()).collect()
+    };
+    let at_once = logits(60);
+    for chunk in [1, 7, 8, 9, 33] {
+        assert_eq!(logits(chunk), at_once, "in chunks of {chunk}");
     }
 }
 
@@ -87,12 +107,13 @@ fn steps_of(model: &Arc<Model>) -> Vec<Vec<f32>> {
 
 #[test]
 fn threads_that_share_a_model_do_not_disturb_each_other() {
-    let (_folder, [cpu, gpu]) = of_shape(&gemma3());
+    let (_folder, [cpu, fastest, invariant]) = of_shape(&gemma3());
     let expected = steps_of(&cpu);
     std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                for (ours, expected) in steps_of(&gpu).iter().zip(&expected) {
+        for gpu in [&fastest, &fastest, &fastest, &invariant, &invariant] {
+            let expected = &expected;
+            scope.spawn(move || {
+                for (ours, expected) in steps_of(gpu).iter().zip(expected) {
                     assert!(apart(ours, expected) < 0.01, "{}", apart(ours, expected));
                 }
             });
@@ -117,9 +138,9 @@ fn adapter(model: &Model) -> Arc<Adapter> {
 
 #[test]
 fn adapters_change_on_a_device_what_they_change_on_the_cpu() {
-    let (_folder, [cpu, gpu]) = of_shape(&qwen3());
+    let (_folder, models) = of_shape(&qwen3());
     let tokens: Vec<u32> = (0..20).collect();
-    let mut logits = [&cpu, &gpu].map(|model| {
+    let [expected, fastest, invariant] = models.each_ref().map(|model| {
         let adapter = adapter(model);
         let plain = Session::new(model, 32).unwrap().next(&tokens).unwrap().to_vec();
         let mut session = Session::new(model, 32).unwrap().with_adapter(&adapter);
@@ -127,13 +148,14 @@ fn adapters_change_on_a_device_what_they_change_on_the_cpu() {
         assert!(apart(&changed, &plain) > 0.05, "the adapter shows");
         [changed, session.next(&[7]).unwrap().to_vec()].concat()
     });
-    let [expected, ours] = &mut logits;
-    assert!(apart(ours, expected) < 0.01, "{}", apart(ours, expected));
+    for ours in [fastest, invariant] {
+        assert!(apart(&ours, &expected) < 0.01, "{}", apart(&ours, &expected));
+    }
 }
 
 #[test]
 fn a_prompt_longer_than_a_step_is_answered_like_one_that_is_not() {
-    let (_folder, [_, gpu]) = of_shape(&gemma3());
+    let (_folder, [_, gpu, _]) = of_shape(&gemma3());
     let prompt: Vec<u32> = (0..70).map(|index| index * 3 % 100).collect();
     let answer = |max_step_tokens: usize| {
         let options = EngineOptions { max_step_tokens, max_sequences: 2, ..EngineOptions::default() };
