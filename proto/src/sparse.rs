@@ -32,6 +32,9 @@ thread_local! {
 }
 
 impl SparseHistogram {
+    /// One without values.
+    pub const EMPTY: Self = Self { counts: Vec::new() };
+
     /// Of buckets and counts in any order.
     pub fn from_buckets(buckets: impl IntoIterator<Item = (usize, u64)>) -> Self {
         let bounded = buckets.into_iter().filter(|(index, count)| *index < BUCKETS && *count > 0);

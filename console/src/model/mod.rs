@@ -1,6 +1,7 @@
 //! What the console knows: frames in, one model out. Views read it; only the fold writes it.
 
 mod fold;
+mod latency;
 mod percentiles;
 mod series;
 

@@ -1,9 +1,10 @@
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llmdeck_proto::sparse::SparseHistogram;
-use llmdeck_proto::v1::{CoarseLatency, Deployment, Gpu, Histogram, Host, Revision};
+use llmdeck_proto::v1::{CoarseLatency, Deployment, Gpu, Host, Revision};
 
+use super::latency::Latency;
 use super::percentiles::Percentiles;
 
 /// Points kept of each series: ten minutes at one a second.
@@ -74,9 +75,6 @@ pub struct DeploymentPoint {
     pub interval_ms: u32,
     /// What was stable at its end.
     pub stable_revision: u32,
-    /// TTFT over all revisions and the last `SMOOTHED` intervals, this one the newest: few requests make percentiles
-    /// jump.
-    pub ttft: Option<Percentiles>,
     /// Golden score of the stable revision.
     pub golden_score: Option<f64>,
     /// By revision.
@@ -87,6 +85,9 @@ pub struct DeploymentPoint {
     pub energy_mj: Option<u64>,
     /// Its cost, in millionths of the currency.
     pub cost_micros: Option<u64>,
+    /// What its TTFT is taken over.
+    smoothed_over: Vec<Latency>,
+    ttft: OnceLock<Option<Percentiles>>,
 }
 
 /// What one interval counted on a revision.
@@ -97,13 +98,13 @@ pub struct RevisionPoint {
     /// Bounds of the buckets that another server counted in.
     pub coarse: Option<Arc<CoarseLatency>>,
     /// Arrival to first token.
-    pub ttft: SparseHistogram,
+    pub ttft: Latency,
     /// Between two tokens.
-    pub itl: SparseHistogram,
+    pub itl: Latency,
     /// Arrival to last byte.
-    pub e2e: SparseHistogram,
+    pub e2e: Latency,
     /// Arrival to the first step.
-    pub queue: SparseHistogram,
+    pub queue: Latency,
     /// Requests that ended well.
     pub ok: u64,
     /// Requests that we failed or that took too long.
@@ -143,19 +144,29 @@ impl DeploymentPoint {
     pub fn of(deployment: &Deployment, time_unix_ms: i64, interval_ms: u32, past: &Series<Self>) -> Self {
         let revisions: Vec<RevisionPoint> = deployment.revisions.iter().map(RevisionPoint::of).collect();
         let before = past.last(SMOOTHED - 1).flat_map(|point| &point.revisions);
-        let ttft = SparseHistogram::merged(before.chain(&revisions).map(|revision| &revision.ttft));
+        let smoothed_over = before.chain(&revisions).map(|revision| revision.ttft.clone()).collect();
         let stable = deployment.revisions.iter().find(|known| known.number == deployment.stable_revision);
         Self {
             time_unix_ms,
             interval_ms,
             stable_revision: deployment.stable_revision,
-            ttft: Percentiles::of(&ttft, bounds(&revisions, |coarse| &coarse.ttft_us)),
             golden_score: stable.and_then(|known| known.quality).and_then(|quality| quality.golden_score),
             revisions,
             queue_depth: deployment.queue_depth,
             energy_mj: deployment.energy_mj,
             cost_micros: deployment.cost_micros,
+            smoothed_over,
+            ttft: OnceLock::new(),
         }
+    }
+
+    /// TTFT over all revisions and the last [`SMOOTHED`] intervals, this one the newest: few requests make percentiles
+    /// jump.
+    pub fn ttft(&self) -> Option<Percentiles> {
+        *self.ttft.get_or_init(|| {
+            let histogram = SparseHistogram::merged(self.smoothed_over.iter().map(Latency::histogram));
+            Percentiles::of(&histogram, bounds(&self.revisions, |coarse| &coarse.ttft_us))
+        })
     }
 }
 
@@ -167,22 +178,22 @@ fn bounds(revisions: &[RevisionPoint], of: fn(&CoarseLatency) -> &Vec<u64>) -> &
 impl RevisionPoint {
     /// Of arrival to first token.
     pub fn ttft_percentiles(&self) -> Option<Percentiles> {
-        Percentiles::of(&self.ttft, bounds(std::slice::from_ref(self), |coarse| &coarse.ttft_us))
+        Percentiles::of(self.ttft.histogram(), bounds(std::slice::from_ref(self), |coarse| &coarse.ttft_us))
     }
 
     /// Of the time between two tokens.
     pub fn itl_percentiles(&self) -> Option<Percentiles> {
-        Percentiles::of(&self.itl, bounds(std::slice::from_ref(self), |coarse| &coarse.itl_us))
+        Percentiles::of(self.itl.histogram(), bounds(std::slice::from_ref(self), |coarse| &coarse.itl_us))
     }
 
     /// Of arrival to last byte.
     pub fn e2e_percentiles(&self) -> Option<Percentiles> {
-        Percentiles::of(&self.e2e, bounds(std::slice::from_ref(self), |coarse| &coarse.e2e_us))
+        Percentiles::of(self.e2e.histogram(), bounds(std::slice::from_ref(self), |coarse| &coarse.e2e_us))
     }
 
     /// Of arrival to the first step.
     pub fn queue_percentiles(&self) -> Option<Percentiles> {
-        Percentiles::of(&self.queue, bounds(std::slice::from_ref(self), |coarse| &coarse.queue_us))
+        Percentiles::of(self.queue.histogram(), bounds(std::slice::from_ref(self), |coarse| &coarse.queue_us))
     }
 
     /// Times to the first token, each with how many there were. Where another server counted in buckets, every part of a
@@ -190,10 +201,10 @@ impl RevisionPoint {
     pub fn ttft_spread(&self) -> Vec<(f64, u64)> {
         let bounds_us = bounds(std::slice::from_ref(self), |coarse| &coarse.ttft_us);
         if bounds_us.is_empty() {
-            return self.ttft.iter().map(|(value, count)| (value as f64, count)).collect();
+            return self.ttft.histogram().iter().map(|(value, count)| (value as f64, count)).collect();
         }
         let mut counts = vec![0; bounds_us.len()];
-        for (value, count) in self.ttft.iter() {
+        for (value, count) in self.ttft.histogram().iter() {
             // What is above all bounds is drawn in the last bucket.
             let at = bounds_us.partition_point(|bound| bound + bound / 1_000 < value);
             counts[at.min(bounds_us.len() - 1)] += count;
@@ -213,10 +224,10 @@ impl RevisionPoint {
         Self {
             number: revision.number,
             coarse: revision.coarse.clone().map(Arc::new),
-            ttft: decoded(revision.ttft_us.as_ref()),
-            itl: decoded(revision.itl_us.as_ref()),
-            e2e: decoded(revision.e2e_us.as_ref()),
-            queue: decoded(revision.queue_us.as_ref()),
+            ttft: Latency::of(revision.ttft_us.as_ref()),
+            itl: Latency::of(revision.itl_us.as_ref()),
+            e2e: Latency::of(revision.e2e_us.as_ref()),
+            queue: Latency::of(revision.queue_us.as_ref()),
             ok: counters.requests_ok,
             failed: counters.requests_server_error + counters.requests_deadline,
             tokens_in: counters.tokens_in,
@@ -238,11 +249,6 @@ impl RevisionPoint {
             energy_mj: revision.energy_mj,
         }
     }
-}
-
-/// One that is malformed counts as empty.
-fn decoded(message: Option<&Histogram>) -> SparseHistogram {
-    SparseHistogram::decode(message).unwrap_or_default()
 }
 
 /// Several intervals together.
@@ -276,10 +282,10 @@ impl Series<DeploymentPoint> {
             total: RevisionPoint {
                 number: revision.unwrap_or(0),
                 coarse: parts.iter().rev().find_map(|part| part.coarse.clone()),
-                ttft: SparseHistogram::merged(parts.iter().map(|part| &part.ttft)),
-                itl: SparseHistogram::merged(parts.iter().map(|part| &part.itl)),
-                e2e: SparseHistogram::merged(parts.iter().map(|part| &part.e2e)),
-                queue: SparseHistogram::merged(parts.iter().map(|part| &part.queue)),
+                ttft: Latency::sum(parts.iter().map(|part| &part.ttft)),
+                itl: Latency::sum(parts.iter().map(|part| &part.itl)),
+                e2e: Latency::sum(parts.iter().map(|part| &part.e2e)),
+                queue: Latency::sum(parts.iter().map(|part| &part.queue)),
                 ok: sum(|part| part.ok),
                 failed: sum(|part| part.failed),
                 tokens_in: sum(|part| part.tokens_in),

@@ -184,7 +184,7 @@ fn buckets(percentiles: Percentiles) -> Option<String> {
 
 /// From a little below the least p50 to a little above the greatest p99 and the objective.
 fn scale(points: &[&DeploymentPoint], objective: Option<u64>) -> Option<(f64, f64)> {
-    let known = || points.iter().filter_map(|point| point.ttft);
+    let known = || points.iter().filter_map(|point| point.ttft());
     let low = known().map(|ttft| ttft.p50).min()? as f64;
     let high = known().map(|ttft| ttft.p99).chain(objective).max()? as f64;
     Some(((low * 0.8).max(LEAST_SCALE_US), (high * 1.2).max(LEAST_SCALE_US * 2.0)))
@@ -196,7 +196,7 @@ fn percentiles(
     series: &Series<DeploymentPoint>,
     pen: &mut Pen<'_>,
 ) {
-    let newest = series.last(SMOOTHED).rev().find_map(|point| point.ttft);
+    let newest = series.last(SMOOTHED).rev().find_map(DeploymentPoint::ttft);
     let exact = || format!("TTFT p50 p95 p99 over {SMOOTHED} intervals, ms");
     pen.rule(0, &newest.and_then(buckets).unwrap_or_else(exact));
     let height = pen.area.height.saturating_sub(2);
@@ -213,14 +213,14 @@ fn percentiles(
         pen.put(AXIS, y, &rule, Tone::Quiet);
     }
     let line = |of: fn(&Percentiles) -> u64, symbol| Line {
-        values: points.iter().map(|point| point.ttft.map(|ttft| of(&ttft) as f64)).collect(),
+        values: points.iter().map(|point| point.ttft().map(|ttft| of(&ttft) as f64)).collect(),
         symbol,
     };
     let lines = [line(|ttft| ttft.p50, 0), line(|ttft| ttft.p95, 1), line(|ttft| ttft.p99, 2)];
     plot(&lines, low, high, pen.style(Tone::Plain), &view.theme.symbols, area, pen.buffer);
     pen.put_right(AXIS - 1, 1, &milliseconds(high as u64), Tone::Quiet);
     pen.put_right(AXIS - 1, height, &milliseconds(low as u64), Tone::Quiet);
-    if let Some(last) = points.iter().rev().find_map(|point| point.ttft) {
+    if let Some(last) = points.iter().rev().find_map(|point| point.ttft()) {
         let mut taken = 0;
         for (name, value) in [("p99", last.p99), ("p50", last.p50)] {
             let y = 1 + log_rows(value as f64, low, high, height);

@@ -89,7 +89,7 @@ fn draw_deployments(view: &View<'_>, keys: &[DeploymentKey], pen: &mut Pen<'_>, 
         pen.row(y, &columns, &cells);
         if let Some(series) = view.model.series(key) {
             let latencies: Vec<Option<f64>> =
-                series.last(room.into()).map(|point| point.ttft.map(|ttft| ttft.p99 as f64)).collect();
+                series.last(room.into()).map(|point| point.ttft().map(|ttft| ttft.p99 as f64)).collect();
             let text = sparkline(&latencies, room.into(), None, &view.theme.symbols);
             pen.put(used, y, &text, Tone::Plain);
         }
