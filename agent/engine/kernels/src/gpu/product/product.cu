@@ -5,7 +5,6 @@
 // The tensor cores take the dot products: 16 outputs by 8 rows by 32 numbers at a time. Which numbers of a block are together does
 // not matter to whole numbers, so lane t of four has the block's words 2t and 2t+1, which panels keep in one line.
 #ifdef __CUDACC__
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
 #endif
