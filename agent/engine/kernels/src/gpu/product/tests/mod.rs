@@ -1,4 +1,6 @@
 #[cfg(feature = "cuda-on-host")]
+mod fenced;
+#[cfg(feature = "cuda-on-host")]
 mod on_host;
 
 use candle_core::{Device, Tensor};

@@ -8,6 +8,7 @@ use super::super::PanelShape;
 use super::super::kernel::{ProductKernel, floats_grid, rounding_grid};
 use super::super::tiles::{tiles, words_for};
 use super::Case;
+use super::fenced::Fenced;
 use crate::line::Line;
 use crate::{Rows, WeightFormat};
 
@@ -73,13 +74,13 @@ fn place(format: WeightFormat) -> c_uint {
 
 fn round_rows(columns: usize, rows: &[f32]) -> Vec<u32> {
     let (count, blocks) = (rows.len() / columns, Rows::blocks_of(columns));
-    let mut out = vec![u32::MAX; words_for(count, columns)];
+    let mut out = Fenced::of(&vec![u32::MAX; words_for(count, columns)]);
     let [x, y] = grid(rounding_grid(count, columns));
-    // SAFETY: the vectors have the sizes that the kernel reads and writes.
+    // SAFETY: they have the sizes that the kernel reads and writes.
     unsafe {
         round_rows_on_host(x, y, rows.as_ptr(), out.as_mut_ptr(), int(count), int(columns), int(blocks));
     }
-    out
+    out.to_vec()
 }
 
 fn multiply(
@@ -89,7 +90,7 @@ fn multiply(
     (tiles, count): (&[u32], usize),
 ) -> Vec<f32> {
     let blocks = Rows::blocks_of(columns);
-    let mut out = vec![UNWRITTEN; count * outputs];
+    let mut out = Fenced::of(&vec![UNWRITTEN; count * outputs]);
     let [x, y] = grid(kernel.grid(outputs, count));
     // SAFETY: as above.
     unsafe {
@@ -107,7 +108,7 @@ fn multiply(
             int(blocks),
         );
     }
-    out
+    out.to_vec()
 }
 
 fn multiply_floats(
@@ -116,7 +117,7 @@ fn multiply_floats(
     rows: &[f32],
 ) -> Vec<f32> {
     let count = rows.len() / columns;
-    let mut out = vec![UNWRITTEN; count * outputs];
+    let mut out = Fenced::of(&vec![UNWRITTEN; count * outputs]);
     let [x, y] = grid(floats_grid(outputs, count));
     // SAFETY: as above.
     unsafe {
@@ -132,7 +133,7 @@ fn multiply_floats(
             int(columns),
         );
     }
-    out
+    out.to_vec()
 }
 
 proptest! {
@@ -145,15 +146,15 @@ proptest! {
     ) {
         let Case { matrix, rows, expected } = Case::new(format, outputs, units, count, seed);
         let shape = PanelShape { format, outputs, columns: matrix.columns() };
-        let lines = Line::words(matrix.lines());
+        let (lines, rows) = (Fenced::of(Line::words(matrix.lines())), Fenced::of(&rows));
         if format.layout().is_none() {
-            prop_assert_eq!(&multiply_floats(shape, lines, &rows), &expected);
+            prop_assert_eq!(&multiply_floats(shape, &lines, &rows), &expected);
             return Ok(());
         }
-        let rounded = round_rows(shape.columns, &rows);
-        prop_assert_eq!(&rounded, &tiles(&Rows::rounded(shape.columns, &rows)));
+        let rounded = Fenced::of(&round_rows(shape.columns, &rows));
+        prop_assert_eq!(&*rounded, &tiles(&Rows::rounded(shape.columns, &rows)));
         for kernel in ProductKernel::ALL {
-            prop_assert_eq!(&multiply(kernel, shape, lines, (&rounded, count)), &expected, "{:?}", kernel);
+            prop_assert_eq!(&multiply(kernel, shape, &lines, (&rounded, count)), &expected, "{:?}", kernel);
         }
     }
 }
