@@ -164,6 +164,12 @@ impl EngineSettings {
         serde_json::from_str(&row.settings_json).ok()
     }
 
+    /// Whether two JSON objects are the same settings: one of before an upgrade lacks those that it knew nothing of.
+    pub fn are_same(one: &str, other: &str) -> bool {
+        let read = |text| serde_json::from_str::<Self>(text).ok();
+        one == other || read(one).is_some_and(|one| read(other) == Some(one))
+    }
+
     /// What is not as in `before`, one line a setting.
     pub fn differences(&self, before: &Self) -> Vec<String> {
         let fields = |settings: &Self| match serde_json::to_value(settings) {
@@ -243,6 +249,18 @@ mod tests {
             after.differences(&before),
             ["with context_tokens 4096, now automatic", "with speculation off, now measured"]
         );
+    }
+
+    #[test]
+    fn settings_of_before_an_upgrade_are_the_same_without_what_came_with_it() {
+        let now = EngineSettings::of(&EngineOptions::default()).changed("", "").unwrap().settings_json;
+        let before = now.replace(r#","batch_invariant":false"#, "");
+        assert!(before.len() < now.len() && EngineSettings::are_same(&before, &now));
+        assert!(!EngineSettings::are_same(
+            &before,
+            &now.replace("batch_invariant\":false", "batch_invariant\":true")
+        ));
+        assert!(!EngineSettings::are_same("{}", &now));
     }
 
     #[test]

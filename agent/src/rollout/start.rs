@@ -10,7 +10,7 @@ use llmdeck_proto::v1::rollout::State;
 use super::controller::Controller;
 use super::refusal::{Refused, StepError};
 use crate::backend::BackendSpec;
-use crate::placement::{LoadError, Memory};
+use crate::placement::{EngineSettings, LoadError, Memory};
 use crate::quality::ask;
 use crate::security::identity::Operator;
 use crate::serving::{Deployment, STOPPED};
@@ -109,9 +109,11 @@ impl Controller {
         };
         let new = match promised {
             Some(spec) => {
-                let noted =
-                    followed.is_some_and(|followed| !followed.engine_json.is_empty() && followed != now);
-                let Some(engine) = spec.engine.as_ref().filter(|_| noted) else {
+                let others = followed.is_some_and(|followed| {
+                    !followed.engine_json.is_empty()
+                        && !EngineSettings::are_same(&followed.engine_json, &now.engine_json)
+                });
+                let Some(engine) = spec.engine.as_ref().filter(|_| others) else {
                     self.store.set_configured(name, &now)?;
                     return Ok(spec);
                 };
