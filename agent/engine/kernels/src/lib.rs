@@ -1,4 +1,4 @@
-//! The arithmetic of the engine: on the CPU, and in [`gpu`] what a GPU computes beside candle's products.
+//! The arithmetic of the engine: on the CPU, and in [`gpu`] what a GPU computes beside candle's products, or in their place.
 //!
 //! [`Matrix`] holds weights as their file has them, laid out anew for the widest instructions, and multiplies them with
 //! any number of rows; [`attention`] reads a key and value cache in blocks; [`logits`] are what tokens are chosen by;

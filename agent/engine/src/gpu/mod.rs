@@ -1,5 +1,6 @@
 //! A decoder on a GPU: its weights there as their file has them, its keys and values in blocks there. The scheduler, the pool
-//! of blocks and sampling are those of the CPU; a step is candle's products and the ops of [`llmdeck_kernels::gpu`].
+//! of blocks and sampling are those of the CPU; a step is products, candle's or ours, and the other ops of
+//! [`llmdeck_kernels::gpu`].
 //!
 //! It runs on candle's CPU device as well, which is how it is tested where there is no GPU.
 

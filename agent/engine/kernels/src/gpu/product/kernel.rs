@@ -5,7 +5,7 @@ use crate::Rows;
 use crate::line::PANEL_ROWS;
 
 /// As `product.cu` has them.
-pub(in super::super) const WARPS: usize = 8;
+const WARPS: usize = 8;
 pub(in super::super) const THREADS: usize = WARPS * 32;
 const THREADS_OF_FLOAT_PANEL: usize = 64;
 
