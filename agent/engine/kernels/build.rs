@@ -1,5 +1,5 @@
 //! Compiles the kernels of the GPU where the feature `cuda` is on. They use nothing of one chip only, so the PTX is for the oldest
-//! that has what they need, and the driver compiles it for its own. With `cuda-on-host` those of products are compiled for the CPU.
+//! that has what they need, and the driver compiles it for its own. With `cuda-on-host` they are compiled for the CPU.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,10 @@ use std::process::Command;
 /// The oldest that CUDA 13 knows, and the oldest whose tensor cores multiply 16 by 8 by 32 bytes at a time.
 const KERNELS: [(&str, &str); 2] =
     [("src/gpu/step.cu", "compute_75"), ("src/gpu/product/product.cu", "compute_80")];
-const ON_HOST: [&str; 2] = ["src/gpu/product/on_host/product.cpp", "src/gpu/product/on_host/cuda.h"];
+const ON_HOST: &str = "src/gpu/on_host";
 
 fn main() {
-    for path in ON_HOST {
-        println!("cargo::rerun-if-changed={path}");
-    }
+    println!("cargo::rerun-if-changed={ON_HOST}");
     for name in ["NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
@@ -52,9 +50,10 @@ fn compile_for_host() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .file(ON_HOST[0])
+        .files(["product.cpp", "step.cpp"].map(|name| Path::new(ON_HOST).join(name)))
         .flag("-ffp-contract=off")
+        .flag("-fno-strict-aliasing")
         .warnings(false)
         .opt_level(2)
-        .compile("product_on_host");
+        .compile("cuda_on_host");
 }

@@ -21,25 +21,7 @@ pub fn attend(
     (places, layer): (&Places, usize),
     heads: Heads,
 ) -> Result<Tensor> {
-    let (_, _, kv_heads, _, dim) = store.dims5()?;
-    let rows = places.len()?;
-    if queries.dims() != [rows, heads.query * dim] || !heads.query.is_multiple_of(kv_heads) {
-        candle_core::bail!(
-            "queries {:?} of {} heads over a store {:?} for {rows} rows",
-            queries.shape(),
-            heads.query,
-            store.shape()
-        );
-    }
-    let op = Attend {
-        table: places.table(layer)?,
-        rows: places.rows.clone(),
-        parts: places.most_seen.div_ceil(PART_TOKENS).max(1),
-        kv_heads,
-        dim,
-        heads,
-    };
-    queries.apply_op2_no_bwd(store, &op)
+    queries.apply_op2_no_bwd(store, &Attend::new(queries, store, (places, layer), heads)?)
 }
 
 pub(super) struct Attend {
@@ -51,6 +33,39 @@ pub(super) struct Attend {
     pub(super) kv_heads: usize,
     pub(super) dim: usize,
     pub(super) heads: Heads,
+}
+
+impl Attend {
+    pub(super) fn new(
+        queries: &Tensor,
+        store: &Tensor,
+        (places, layer): (&Places, usize),
+        heads: Heads,
+    ) -> Result<Self> {
+        let (_, _, kv_heads, _, dim) = store.dims5()?;
+        let rows = places.len()?;
+        if queries.dims() != [rows, heads.query * dim] || !heads.query.is_multiple_of(kv_heads) {
+            candle_core::bail!(
+                "queries {:?} of {} heads over a store {:?} for {rows} rows",
+                queries.shape(),
+                heads.query,
+                store.shape()
+            );
+        }
+        Ok(Self {
+            table: places.table(layer)?,
+            rows: places.rows.clone(),
+            parts: places.most_seen.div_ceil(PART_TOKENS).max(1),
+            kv_heads,
+            dim,
+            heads,
+        })
+    }
+
+    /// Heads that share a head of keys.
+    pub(super) fn group(&self) -> usize {
+        self.heads.query / self.kv_heads
+    }
 }
 
 impl CustomOp2 for Attend {
@@ -68,7 +83,7 @@ impl CustomOp2 for Attend {
         let (queries, store) = (host::<f32>(queries, queries_layout)?, host::<f16>(store, store_layout)?);
         let (table, rows) =
             (with_host(&self.table, <[u32]>::to_vec)?, with_host(&self.rows, <[u32]>::to_vec)?);
-        let (dim, group) = (self.dim, self.heads.query / self.kv_heads);
+        let (dim, group) = (self.dim, self.group());
         let mut out = vec![0.0; queries.len()];
         for (unit, (query, out)) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
             let (row, head) = (unit / self.heads.query, unit % self.heads.query);

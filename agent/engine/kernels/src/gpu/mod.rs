@@ -15,6 +15,8 @@ mod open_device;
 mod product;
 mod residual;
 mod state;
+#[cfg(any(feature = "cuda", all(test, feature = "cuda-on-host")))]
+mod step_kernels;
 #[cfg(test)]
 mod tests;
 

@@ -1,14 +1,17 @@
 // What a step computes on a GPU beside its matrix products. Activations are 32-bit floats in rows; keys and values are
 // 16-bit floats in blocks of 16 tokens, [block][keys, values][kv head][token][number]. What a row gives does not depend on
 // the rows beside it. Each op has a plain twin of each kernel, and says what its arguments are.
+#ifdef __CUDACC__
 #include <cuda_fp16.h>
 #include <stdint.h>
+#endif
 
 constexpr int BLOCK_TOKENS = 16;
 constexpr int THREADS = 128;
 constexpr int WARPS = THREADS / 32;
-// Pairs of numbers of a head that a lane has: heads have up to 256 numbers.
+// Pairs of numbers of a head that a lane has.
 constexpr int MOST_PAIRS = 4;
+constexpr int MOST_HEAD_DIM = 2 * 32 * MOST_PAIRS;
 // Tokens whose scores are in shared memory at a time.
 constexpr int TILE = 64;
 constexpr float NOTHING_SEEN = -1e30f;
@@ -123,7 +126,7 @@ extern "C" __global__ void store_keys_values(__half* store, const float* keys, c
 template <int G>
 __device__ void attend(const float* queries, const __half* store, const uint32_t* table, const uint32_t* places,
                        float* out, float* parts, float* statistics, int heads, int kv_heads, int dim, int window, int part) {
-    extern __shared__ float shared[];  // queries [G][dim]; in the end sums [lines][G][dim], of G * 256 numbers at most
+    __shared__ float shared[G * MOST_HEAD_DIM];  // queries [G][dim]; in the end sums [lines][G][dim], which are no more
     __shared__ float weights[G][TILE];
     __shared__ float peaks[G], totals[G], shrinks[G];
     const int row = blockIdx.x, splits = gridDim.z, split = blockIdx.z;

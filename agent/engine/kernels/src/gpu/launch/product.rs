@@ -39,7 +39,7 @@ pub(in super::super) fn round_rows(storage: &CudaStorage, layout: &Layout) -> Re
     arguments!(builder, &rows, &mut out, &count_i, &columns_i, &blocks_i);
     let [x, y] = rounding_grid(count, columns);
     // SAFETY: the views have the sizes that the kernel reads and writes.
-    unsafe { builder.launch(grid([x, y, 1], THREADS, 0)?) }.w()?;
+    unsafe { builder.launch(grid([x, y, 1], THREADS)?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
 
@@ -71,7 +71,7 @@ pub(in super::super) fn multiply_rounded(
     arguments!(builder, &lines, &tiles, &mut out, &outputs_i, &count_i, &columns_i, &blocks_i);
     let [x, y] = kernel.grid(outputs, count);
     // SAFETY: the views have the sizes that the kernel reads and writes: panels are of the shape that they were made with.
-    unsafe { builder.launch(grid([x, y, 1], THREADS, 0)?) }.w()?;
+    unsafe { builder.launch(grid([x, y, 1], THREADS)?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), (count, outputs).into()))
 }
 
@@ -92,7 +92,7 @@ pub(in super::super) fn multiply_floats(
     arguments!(builder, &lines, &rows, &mut out, &outputs_i, &count_i, &columns_i);
     let [x, y] = floats_grid(outputs, count);
     // SAFETY: as above.
-    unsafe { builder.launch(grid([x, y, 1], THREADS, 0)?) }.w()?;
+    unsafe { builder.launch(grid([x, y, 1], THREADS)?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), (count, outputs).into()))
 }
 

@@ -5,24 +5,19 @@ use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchConfig, PushKern
 use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
 use half::f16;
 
-use super::super::MOST_HEAD_DIM;
 use super::super::attention::{Attend, PART_TOKENS};
 use super::super::heads::{Pairs, StoreKeysValues, TurnQueries};
 use super::super::residual::{Gate, JoinResidual};
+use super::super::step_kernels::{AttendKernel, THREADS, heads_grid, join_grid, numbers_grid, rows_grid};
 use super::{Part, arguments, empty, int, view};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/step.ptx"));
 const MODULE: &str = "llmdeck-step";
-/// As `step.cu` has them.
-const THREADS: usize = 128;
-const WARPS: usize = THREADS / 32;
-/// Heads that a thread block takes, largest last.
-const GROUPS: [(usize, &str); 4] = [(1, "attend_1"), (2, "attend_2"), (4, "attend_4"), (8, "attend_8")];
 /// Stands for an argument that is absent.
 const NULL: u64 = 0;
 
-fn grid(x: usize, y: usize, z: usize, shared_bytes: usize) -> Result<LaunchConfig> {
-    super::grid([x, y, z], THREADS, shared_bytes)
+fn grid(blocks: [usize; 3]) -> Result<LaunchConfig> {
+    super::grid(blocks, THREADS)
 }
 
 /// Reads an argument that is a tensor; a macro, since its storage has to stay borrowed.
@@ -84,7 +79,7 @@ pub(in super::super) fn turn_queries(
     optional!(builder, norm);
     arguments!(builder, &angles, &mut out, &rows_i, &heads_i, &dim_i, &neighbours, &op.shape.eps, &op.scale);
     // SAFETY: the views have the sizes that the kernel reads and writes.
-    unsafe { builder.launch(grid((rows * heads).div_ceil(WARPS), 1, 1, 0)?) }.w()?;
+    unsafe { builder.launch(grid(heads_grid(rows * heads))?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), layout.shape().clone()))
 }
 
@@ -122,7 +117,7 @@ pub(in super::super) fn store_keys_values(
     optional!(builder, norm);
     arguments!(builder, &angles, &table, &places, &rows_i, &heads_i, &dim_i, &neighbours, &op.shape.eps);
     // SAFETY: the views have the sizes that the kernel reads; the caller's pool hands out blocks of this store only.
-    unsafe { builder.launch(grid((rows * heads * 2).div_ceil(WARPS), 1, 1, 0)?) }.w()?;
+    unsafe { builder.launch(grid(heads_grid(rows * heads * 2))?) }.w()?;
     Ok(())
 }
 
@@ -134,7 +129,7 @@ pub(in super::super) fn attend(
     let (device, shape) = (queries.0.device.clone(), queries.1.shape().clone());
     let (queries, store) = (view::<f32>(queries)?, view::<f16>(store)?);
     let (heads, dim, parts) = (op.heads.query, op.dim, op.parts);
-    let (rows, group) = (queries.len() / (heads * dim), heads / op.kv_heads);
+    let rows = queries.len() / (heads * dim);
     borrow!(table: u32 = op.table);
     borrow!(places: u32 = op.rows);
     let mut out = empty(&device, queries.len())?;
@@ -144,13 +139,11 @@ pub(in super::super) fn attend(
         1 => None,
         _ => Some((empty(&device, partial * dim)?, empty(&device, 2 * partial)?)),
     };
-    let (together, name) =
-        GROUPS.into_iter().find(|(most, _)| *most >= group).unwrap_or(GROUPS[GROUPS.len() - 1]);
+    let kernel = AttendKernel::of(op);
     let (heads_i, kv_heads_i, dim_i) = (int(heads)?, int(op.kv_heads)?, int(dim)?);
     let (window, part) = (int(op.heads.window.unwrap_or(0))?, int(PART_TOKENS)?);
-    let shared_bytes = together * MOST_HEAD_DIM * size_of::<f32>();
-    let config = grid(rows, op.kv_heads * group.div_ceil(together), parts, shared_bytes)?;
-    let function = device.get_or_load_custom_func(name, MODULE, PTX)?;
+    let name = format!("attend_{}", kernel.heads);
+    let function = device.get_or_load_custom_func(&name, MODULE, PTX)?;
     let mut builder = function.builder();
     arguments!(builder, &queries, &store, &table, &places, &mut out);
     match &mut joined {
@@ -159,14 +152,14 @@ pub(in super::super) fn attend(
     }
     arguments!(builder, &heads_i, &kv_heads_i, &dim_i, &window, &part);
     // SAFETY: the views have the sizes that the kernel reads and writes; every position's block is in its table.
-    unsafe { builder.launch(config) }.w()?;
+    unsafe { builder.launch(grid(kernel.grid(op, rows))?) }.w()?;
     if let Some((sums, statistics)) = &joined {
         let function = device.get_or_load_custom_func("join_parts", MODULE, PTX)?;
         let parts_i = int(parts)?;
         let mut builder = function.builder();
         arguments!(builder, sums, statistics, &mut out, &heads_i, &dim_i, &parts_i);
         // SAFETY: as above.
-        unsafe { builder.launch(grid(rows, heads, 1, 0)?) }.w()?;
+        unsafe { builder.launch(grid(join_grid(rows, heads))?) }.w()?;
     }
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
@@ -187,7 +180,7 @@ pub(in super::super) fn gate(
     let mut builder = function.builder();
     arguments!(builder, &gates, &ups, &mut out, &numbers, &gelu);
     // SAFETY: all three have so many numbers.
-    unsafe { builder.launch(grid(numbers.div_ceil(THREADS), 1, 1, 0)?) }.w()?;
+    unsafe { builder.launch(grid(numbers_grid(numbers))?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
 
@@ -212,6 +205,6 @@ pub(in super::super) fn join_residual(
     optional!(builder, post);
     arguments!(builder, &next, &mut out, &rows_i, &width_i, &op.eps);
     // SAFETY: the views have the sizes that the kernel reads and writes.
-    unsafe { builder.launch(grid(rows, 1, 1, 0)?) }.w()?;
+    unsafe { builder.launch(grid(rows_grid(rows))?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), (2, rows, width).into()))
 }

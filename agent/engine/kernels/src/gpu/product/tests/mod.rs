@@ -1,6 +1,4 @@
 #[cfg(feature = "cuda-on-host")]
-mod fenced;
-#[cfg(feature = "cuda-on-host")]
 mod on_host;
 
 use candle_core::{Device, Tensor};

@@ -8,7 +8,7 @@ use super::super::PanelShape;
 use super::super::kernel::{ProductKernel, floats_grid, rounding_grid};
 use super::super::tiles::{tiles, words_for};
 use super::Case;
-use super::fenced::Fenced;
+use crate::gpu::tests::fenced::Fenced;
 use crate::line::Line;
 use crate::{Rows, WeightFormat};
 

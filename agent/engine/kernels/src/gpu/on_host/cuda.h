@@ -1,5 +1,6 @@
-// As much of CUDA as `product.cu` needs, on a CPU: a thread is a context of its own, and all of a block's take turns, each running
-// until it waits for others. Warps go ahead of each other at random, as far as they may. Slow, and the same in the bits.
+// As much of CUDA as our kernels need, on a CPU: a thread is a context of its own, and all of a block's take turns, each running
+// until it waits for others. Warps and their lanes go ahead of each other at random, as far as they may. Slow, and the same in the bits
+// where a kernel leaves nothing to the compiler.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -15,7 +16,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static
+#define __shared__ static thread_local
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 
@@ -23,7 +24,7 @@ using std::max;
 using std::min;
 
 struct dim3 {
-    unsigned x, y;
+    unsigned x, y, z;
 };
 
 namespace on_host {
@@ -50,11 +51,13 @@ struct Thread {
     bool ended;
 };
 
-inline ucontext_t scheduler;
-inline Thread* current;
-inline dim3 block;
-inline Meeting whole_block;
-inline const std::function<void()>* kernel;
+inline thread_local ucontext_t scheduler;
+inline thread_local Thread* current;
+inline thread_local dim3 grid, block;
+inline thread_local Meeting whole_block;
+inline thread_local const std::function<void()>* kernel;
+// Waits that are over.
+inline thread_local uint64_t steps;
 
 inline void meet(Meeting& meeting) {
     const unsigned turn = meeting.turn;
@@ -63,6 +66,7 @@ inline void meet(Meeting& meeting) {
         meeting.turn++;
     }
     while (meeting.turn == turn) swapcontext(&current->context, &scheduler);
+    steps++;
 }
 
 inline void leave(Meeting& meeting) {
@@ -80,38 +84,55 @@ inline void run_thread() {
     leave(whole_block);
 }
 
+// Lets each thread of a warp run until it waits; how many ended.
+inline unsigned run_warp(Thread* lanes, unsigned first) {
+    unsigned ended = 0;
+    for (unsigned at = 0; at < LANES; at++) {
+        current = &lanes[(first + at) % LANES];
+        if (current->ended) continue;
+        swapcontext(&scheduler, &current->context);
+        ended += current->ended;
+    }
+    return ended;
+}
+
+inline void run_block(std::vector<Thread>& all, std::vector<Warp>& warps, std::minstd_rand& order) {
+    const unsigned threads = (unsigned)all.size();
+    whole_block = {threads, 0, 0};
+    for (Warp& warp : warps) warp.meeting = {LANES, 0, 0};
+    for (unsigned at = 0; at < threads; at++) {
+        Thread& thread = all[at];
+        thread.index = {at, 0, 0};
+        thread.warp = &warps[at / LANES];
+        thread.ended = false;
+        getcontext(&thread.context);
+        thread.context.uc_stack.ss_sp = thread.stack.get();
+        thread.context.uc_stack.ss_size = STACK_BYTES;
+        thread.context.uc_link = &scheduler;
+        makecontext(&thread.context, run_thread, 0);
+    }
+    for (unsigned running = threads; running > 0;) {
+        Thread* lanes = &all[order() % warps.size() * LANES];
+        // A warp that gets ahead of the others gets far ahead.
+        uint64_t before = steps - 1;
+        for (unsigned turns = 1u << order() % 7; turns > 0 && steps != before; turns--) {
+            before = steps;
+            running -= run_warp(lanes, (unsigned)(order() % LANES));
+        }
+    }
+}
+
 // Runs a kernel for every thread of every block, one block after the other.
-inline void launch(dim3 grid, unsigned threads, const std::function<void()>& run) {
+inline void launch(dim3 blocks, unsigned threads, const std::function<void()>& run) {
     kernel = &run;
+    grid = blocks;
     std::minstd_rand order;
     std::vector<Thread> all(threads);
     std::vector<Warp> warps(threads / LANES);
     for (Thread& thread : all) thread.stack = std::make_unique<char[]>(STACK_BYTES);
-    for (block.y = 0; block.y < grid.y; block.y++) {
-        for (block.x = 0; block.x < grid.x; block.x++) {
-            whole_block = {threads, 0, 0};
-            for (Warp& warp : warps) warp.meeting = {LANES, 0, 0};
-            for (unsigned at = 0; at < threads; at++) {
-                Thread& thread = all[at];
-                thread.index = {at, 0};
-                thread.warp = &warps[at / LANES];
-                thread.ended = false;
-                getcontext(&thread.context);
-                thread.context.uc_stack.ss_sp = thread.stack.get();
-                thread.context.uc_stack.ss_size = STACK_BYTES;
-                thread.context.uc_link = &scheduler;
-                makecontext(&thread.context, run_thread, 0);
-            }
-            for (size_t running = threads; running > 0;) {
-                const unsigned warp = (unsigned)(order() % warps.size());
-                for (unsigned lane = 0; lane < LANES; lane++) {
-                    current = &all[warp * LANES + lane];
-                    if (current->ended) continue;
-                    swapcontext(&scheduler, &current->context);
-                    running -= current->ended;
-                }
-            }
-        }
+    for (unsigned at = 0; at < grid.x * grid.y * grid.z; at++) {
+        block = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
+        run_block(all, warps, order);
     }
 }
 
@@ -151,8 +172,10 @@ T exchange(T value, int apart) {
 
 #define threadIdx (on_host::current->index)
 #define blockIdx (on_host::block)
+#define gridDim (on_host::grid)
 
 inline void __syncthreads() { on_host::meet(on_host::whole_block); }
+inline void __syncwarp() { on_host::meet(on_host::current->warp->meeting); }
 
 template <typename T>
 T __shfl_xor_sync(uint32_t, T value, int apart) {
@@ -174,10 +197,36 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 
-inline unsigned short __ushort_as_half(unsigned short bits) { return bits; }
-inline float __half2float(unsigned short half) {
-    const int exponent = half >> 10 & 31, mantissa = half & 1023;
-    const float sign = half >> 15 ? -1.0f : 1.0f;
+inline float rsqrtf(float number) { return 1.0f / sqrtf(number); }
+
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+struct __half {
+    uint16_t bits;
+};
+struct alignas(4) __half2 {
+    __half x, y;
+};
+
+inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
+inline float __half2float(__half half) {
+    const int exponent = half.bits >> 10 & 31, mantissa = half.bits & 1023;
+    const float sign = half.bits >> 15 ? -1.0f : 1.0f;
     if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
     return sign * (exponent ? ldexpf((float)(mantissa + 1024), exponent - 25) : ldexpf((float)mantissa, -24));
+}
+inline float2 __half22float2(__half2 halves) { return {__half2float(halves.x), __half2float(halves.y)}; }
+// To the nearest, and to the even one of two; what rounds up to 2048 units has the next exponent by itself.
+inline __half __float2half_rn(float number) {
+    const uint16_t sign = (uint16_t)(__float_as_uint(number) >> 16 & 0x8000u);
+    if (number != number) return {(uint16_t)(sign | 0x7fffu)};
+    const float size = fabsf(number);
+    if (size >= 65520.0f) return {(uint16_t)(sign | 0x7c00u)};
+    const int exponent = size < 0x1p-14f ? -14 : ilogbf(size);
+    const unsigned units = (unsigned)lrintf(ldexpf(size, 10 - exponent));
+    return {(uint16_t)(sign | (((unsigned)(exponent + 14) << 10) + units))};
 }

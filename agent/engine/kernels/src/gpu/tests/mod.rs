@@ -1,14 +1,18 @@
-//! The plain twins against the rest of the crate; with a GPU, its kernels against the twins.
+//! The plain twins against the rest of the crate, and the kernels against the twins: on a GPU, or thread by thread on the CPU.
 
-use candle_core::{Device, Tensor};
+#[cfg(feature = "cuda-on-host")]
+pub(super) mod fenced;
+#[cfg(feature = "cuda-on-host")]
+mod on_host;
+mod ops;
+
+use candle_core::{Device, Result, Tensor};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{
-    Gate, HeadShape, Pairs, Places, attend, gate, join_residual, key_value_store, store_keys_values,
-    turn_queries,
-};
+use self::ops::{OfDevice, Ops};
+use super::{Gate, HeadShape, Pairs, Places, key_value_store};
 use crate::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span};
 use crate::{Pool, Rows};
 
@@ -72,7 +76,7 @@ impl Case {
     }
 
     /// Every token goes through the store; those of the step ask.
-    fn compute(&self, device: &Device) -> candle_core::Result<Computed> {
+    fn compute(&self, device: &Device, ops: &dyn Ops) -> Result<Computed> {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let mut tensor = |shape: &[usize]| {
             let numbers: Vec<f32> =
@@ -125,12 +129,14 @@ impl Case {
         store.slice_set(&nothing, 0, 0)?;
         let all = Places::new(device, &layers, 2, &places)?;
         let bias = self.biased.then_some((&key_bias, &value_bias));
-        store_keys_values(&store, &keys, &values, bias, norm, &angles, (&all, 1), self.shape(self.kv_heads))?;
+        let kv_shape = self.shape(self.kv_heads);
+        ops.store_keys_values(&store, &keys, &values, bias, norm, &angles, (&all, 1), kv_shape)?;
         let bias = self.biased.then_some(&query_bias);
-        let queries = turn_queries(&x, bias, norm, &angles.narrow(0, 0, asking)?, self.shape(heads), 0.3)?;
+        let queries =
+            ops.turn_queries(&x, bias, norm, &angles.narrow(0, 0, asking)?, self.shape(heads), 0.3)?;
         let heads = Heads { query: heads, window: self.window };
         let asking = Places::new(device, &layers, 2, &asking_places)?;
-        let attended = attend(&queries, &store, (&asking, 1), heads)?;
+        let attended = ops.attend(&queries, &store, (&asking, 1), heads)?;
         let numbers = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
         let stored = |which: usize| {
             let halves = store.narrow(1, which, 1)?.contiguous()?.to_dtype(candle_core::DType::F32)?;
@@ -143,6 +149,64 @@ impl Case {
             keys: stored(0)?,
             values: stored(1)?,
         })
+    }
+
+    #[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
+    fn check(&self, device: &Device, ops: &dyn Ops) -> std::result::Result<(), TestCaseError> {
+        let twins = self.compute(&Device::Cpu, &OfDevice).unwrap();
+        let kernels = self.compute(device, ops).unwrap();
+        prop_assert!(apart(&kernels.queries, &twins.queries) < 1e-5);
+        prop_assert!(apart(&kernels.keys, &twins.keys) < 1e-3);
+        prop_assert!(apart(&kernels.values, &twins.values) < 1e-3);
+        let attended = apart(&kernels.attended, &twins.attended);
+        prop_assert!(attended < 1e-3, "{attended}");
+        Ok(())
+    }
+}
+
+/// A block's output for the residual stream, and a gate.
+#[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    rows: usize,
+    width: usize,
+    post: bool,
+    activation: Gate,
+    seed: u64,
+}
+
+#[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
+fn streams() -> impl Strategy<Value = Stream> {
+    let activation = prop_oneof![Just(Gate::Silu), Just(Gate::GeluTanh)];
+    (1usize..40, 1usize..700, any::<bool>(), activation, any::<u64>())
+        .prop_map(|(rows, width, post, activation, seed)| Stream { rows, width, post, activation, seed })
+}
+
+#[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
+impl Stream {
+    fn compute(&self, device: &Device, ops: &dyn Ops) -> Result<[Vec<f32>; 3]> {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let mut tensor = |shape: &[usize]| {
+            let numbers: Vec<f32> =
+                (0..shape.iter().product()).map(|_| rng.random_range(-2.0..2.0)).collect();
+            Tensor::from_vec(numbers, shape, device)
+        };
+        let Self { rows, width, .. } = *self;
+        let (hidden, output) = (tensor(&[rows, width])?, tensor(&[rows, width])?);
+        let (weight, next) = (tensor(&[width])?, tensor(&[width])?);
+        let (joined, normed) =
+            ops.join_residual(&hidden, &output, self.post.then_some(&weight), &next, 1e-6)?;
+        let gated = ops.gate(&hidden, &output, self.activation)?;
+        let numbers = |tensor: Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        Ok([numbers(joined)?, numbers(normed)?, numbers(gated)?])
+    }
+
+    fn check(&self, device: &Device, ops: &dyn Ops) -> std::result::Result<(), TestCaseError> {
+        let twins = self.compute(&Device::Cpu, &OfDevice).unwrap();
+        for (twin, kernel) in twins.iter().zip(&self.compute(device, ops).unwrap()) {
+            prop_assert!(apart(kernel, twin) < 1e-4, "{}", apart(kernel, twin));
+        }
+        Ok(())
     }
 }
 
@@ -165,7 +229,7 @@ proptest! {
 
     #[test]
     fn the_plain_twin_attends_as_the_cpu_does(case in cases()) {
-        let computed = case.compute(&Device::Cpu).unwrap();
+        let computed = case.compute(&Device::Cpu, &OfDevice).unwrap();
         let pool = Pool::new(2).unwrap();
         let heads = case.kv_heads * case.group;
         let blocks: usize = computed.tables.iter().map(Vec::len).sum();
@@ -197,34 +261,25 @@ proptest! {
     #[cfg(feature = "cuda")]
     #[test]
     fn kernels_on_a_gpu_compute_what_their_twins_do(case in cases()) {
-        let device = Device::new_cuda(0).unwrap();
-        let (here, there) = (case.compute(&Device::Cpu).unwrap(), case.compute(&device).unwrap());
-        prop_assert!(apart(&there.queries, &here.queries) < 1e-5);
-        prop_assert!(apart(&there.keys, &here.keys) < 1e-3 && apart(&there.values, &here.values) < 1e-3);
-        prop_assert!(apart(&there.attended, &here.attended) < 1e-3, "{}", apart(&there.attended, &here.attended));
+        case.check(&Device::new_cuda(0).unwrap(), &OfDevice)?;
+    }
+
+    #[cfg(feature = "cuda-on-host")]
+    #[test]
+    fn kernels_on_the_cpu_compute_what_their_twins_do(case in cases()) {
+        case.check(&Device::Cpu, &on_host::OnHost)?;
     }
 
     #[cfg(feature = "cuda")]
     #[test]
-    fn the_residual_stream_on_a_gpu_is_the_twins(
-        rows in 1usize..40, width in 1usize..700, post in any::<bool>(), gelu in any::<bool>(), seed in any::<u64>(),
-    ) {
-        let run = |device: &Device| {
-            let mut rng = StdRng::seed_from_u64(seed);
-            let mut tensor = |shape: &[usize]| {
-                let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-2.0..2.0)).collect();
-                Tensor::from_vec(numbers, shape, device).unwrap()
-            };
-            let (hidden, output) = (tensor(&[rows, width]), tensor(&[rows, width]));
-            let (weight, next) = (tensor(&[width]), tensor(&[width]));
-            let (joined, normed) =
-                join_residual(&hidden, &output, post.then_some(&weight), &next, 1e-6).unwrap();
-            let gated = gate(&hidden, &output, if gelu { Gate::GeluTanh } else { Gate::Silu }).unwrap();
-            [joined, normed, gated].map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap())
-        };
-        for (here, there) in run(&Device::Cpu).iter().zip(&run(&Device::new_cuda(0).unwrap())) {
-            prop_assert!(apart(there, here) < 1e-4, "{}", apart(there, here));
-        }
+    fn the_residual_stream_on_a_gpu_is_the_twins(stream in streams()) {
+        stream.check(&Device::new_cuda(0).unwrap(), &OfDevice)?;
+    }
+
+    #[cfg(feature = "cuda-on-host")]
+    #[test]
+    fn the_residual_stream_by_kernels_on_the_cpu_is_the_twins(stream in streams()) {
+        stream.check(&Device::Cpu, &on_host::OnHost)?;
     }
 }
 
@@ -233,13 +288,13 @@ fn the_residual_stream_and_the_gate_are_as_written() {
     let tensor = |numbers: &[f32]| Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu).unwrap();
     let (hidden, output) = (tensor(&[1.0, 2.0]), tensor(&[3.0, 4.0]));
     let weight = |numbers: &[f32]| Tensor::from_slice(numbers, numbers.len(), &Device::Cpu).unwrap();
-    let (joined, normed) = join_residual(&hidden, &output, None, &weight(&[1.0, 0.5]), 0.0).unwrap();
+    let (joined, normed) = OfDevice.join_residual(&hidden, &output, None, &weight(&[1.0, 0.5]), 0.0).unwrap();
     assert_eq!(joined.to_vec2::<f32>().unwrap(), [[4.0, 6.0]]);
     let root = 26.0f32.sqrt();
     let expected = [4.0 / root, 3.0 / root];
     let normed = normed.to_vec2::<f32>().unwrap();
     assert!(apart(&normed[0], &expected) < 1e-5, "{normed:?}");
-    let gated = gate(&hidden, &output, Gate::Silu).unwrap().to_vec2::<f32>().unwrap();
+    let gated = OfDevice.gate(&hidden, &output, Gate::Silu).unwrap().to_vec2::<f32>().unwrap();
     let expected = [3.0 / (1.0 + (-1.0f32).exp()), 8.0 / (1.0 + (-2.0f32).exp())];
     assert!(apart(&gated[0], &expected) < 1e-5, "{gated:?}");
 }

@@ -1,6 +1,6 @@
 // The kernels of `product.cu` as functions that run them on a CPU.
 #include "cuda.h"
-#include "../product.cu"
+#include "../product/product.cu"
 
 using Quantized = void (*)(const uint32_t*, const Tile*, float*, int, int, int, int);
 using Floats = void (*)(const uint32_t*, const float*, float*, int, int, int);
@@ -11,17 +11,17 @@ static const Quantized QUANTIZED_KERNELS[][4] = {OF_FORMAT(Q4_0), OF_FORMAT(Q5_0
 static const Floats FLOAT_KERNELS[] = {multiply_floats_F32, multiply_floats_F16, multiply_floats_BF16};
 
 extern "C" void round_rows_on_host(unsigned x, unsigned y, const float* rows, Tile* out, int count, int columns, int blocks) {
-    on_host::launch({x, y}, THREADS, [=] { round_rows(rows, out, count, columns, blocks); });
+    on_host::launch({x, y, 1}, THREADS, [=] { round_rows(rows, out, count, columns, blocks); });
 }
 
 extern "C" void multiply_on_host(unsigned x, unsigned y, unsigned format, unsigned kernel, const uint32_t* lines,
                                  const Tile* rounded, float* out, int outputs, int count, int columns, int blocks) {
     const Quantized run = QUANTIZED_KERNELS[format][kernel];
-    on_host::launch({x, y}, THREADS, [=] { run(lines, rounded, out, outputs, count, columns, blocks); });
+    on_host::launch({x, y, 1}, THREADS, [=] { run(lines, rounded, out, outputs, count, columns, blocks); });
 }
 
 extern "C" void multiply_floats_on_host(unsigned x, unsigned y, unsigned format, const uint32_t* lines, const float* rows,
                                         float* out, int outputs, int count, int columns) {
     const Floats run = FLOAT_KERNELS[format];
-    on_host::launch({x, y}, THREADS, [=] { run(lines, rows, out, outputs, count, columns); });
+    on_host::launch({x, y, 1}, THREADS, [=] { run(lines, rows, out, outputs, count, columns); });
 }

@@ -1,3 +1,5 @@
+//! Memory that ends where a page begins that cannot be read.
+
 use std::ffi::c_void;
 use std::ops::Deref;
 
@@ -7,7 +9,7 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, m
 const PAGES_BYTES: usize = 64 << 10;
 
 /// Words whose last one is the last of its page, with none behind it: a kernel that goes beyond them ends the process.
-pub(super) struct Fenced<T> {
+pub(crate) struct Fenced<T> {
     map: *mut c_void,
     map_bytes: usize,
     first: *mut T,
@@ -15,7 +17,7 @@ pub(super) struct Fenced<T> {
 }
 
 impl<T: Copy> Fenced<T> {
-    pub(super) fn of(values: &[T]) -> Self {
+    pub(crate) fn of(values: &[T]) -> Self {
         let bytes = size_of_val(values);
         let used = bytes.next_multiple_of(PAGES_BYTES);
         let map_bytes = used + PAGES_BYTES;
@@ -30,7 +32,7 @@ impl<T: Copy> Fenced<T> {
         }
     }
 
-    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.first
     }
 }
