@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use llmdeck_benches::busy_frame;
-use llmdeck_proto::merge::merge_frames;
+use llmdeck_proto::merge::FrameSum;
 use prost::Message;
 
 fn compressed(bytes: &[u8]) -> usize {
@@ -26,15 +26,20 @@ fn frame(criterion: &mut Criterion) {
     criterion.bench_function("encode a frame", |bencher| bencher.iter(|| black_box(&frame).encode_to_vec()));
     criterion.bench_function("compress a frame", |bencher| bencher.iter(|| compressed(black_box(&encoded))));
     let newer = busy_frame(0, 2, 8, 4);
-    criterion.bench_function("merge two frames", |bencher| {
+    let mut pending = FrameSum::from(frame);
+    pending.add(newer.clone());
+    criterion.bench_function("add a frame to those that a slow reader has not taken", |bencher| {
         bencher.iter_batched(
-            || (frame.clone(), newer.clone()),
+            || (pending.clone(), newer.clone()),
             |(mut pending, newer)| {
-                merge_frames(&mut pending, newer);
+                pending.add(newer);
                 pending
             },
             criterion::BatchSize::SmallInput,
         );
+    });
+    criterion.bench_function("make one frame of those that a slow reader takes", |bencher| {
+        bencher.iter_batched(|| pending.clone(), FrameSum::into_frame, criterion::BatchSize::SmallInput);
     });
 }
 

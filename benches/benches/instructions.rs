@@ -24,7 +24,7 @@ use llmdeck_benches::busy_frame;
 use llmdeck_engine::sampling::{Sampled, Sampler, SamplingOptions};
 use llmdeck_engine::scheduler::{Plan, Priority, Running, SchedulerLimits, Waiting, plan};
 use llmdeck_kernels::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
-use llmdeck_proto::merge::merge_frames;
+use llmdeck_proto::merge::FrameSum;
 use llmdeck_proto::v1::Frame;
 use prost::Message;
 use ratatui::buffer::Buffer;
@@ -41,8 +41,14 @@ fn frame() -> Frame {
     busy_frame(0, 1, 8, 4)
 }
 
-fn two_frames() -> (Frame, Frame) {
-    (frame(), busy_frame(0, 2, 8, 4))
+fn pending_and_frame() -> (FrameSum, Frame) {
+    let mut pending = FrameSum::from(frame());
+    pending.add(busy_frame(0, 2, 8, 4));
+    (pending, busy_frame(0, 3, 8, 4))
+}
+
+fn pending() -> FrameSum {
+    pending_and_frame().0
 }
 
 fn model_and_frame() -> (Model, Frame) {
@@ -62,10 +68,15 @@ fn encode_a_frame(frame: Frame) -> Vec<u8> {
     black_box(frame).encode_to_vec()
 }
 
-#[library_benchmark(setup = two_frames)]
-fn merge_two_frames((mut pending, newer): (Frame, Frame)) -> Frame {
-    merge_frames(&mut pending, newer);
+#[library_benchmark(setup = pending_and_frame)]
+fn add_a_frame((mut pending, newer): (FrameSum, Frame)) -> FrameSum {
+    pending.add(newer);
     pending
+}
+
+#[library_benchmark(setup = pending)]
+fn make_one_frame(pending: FrameSum) -> Frame {
+    pending.into_frame()
 }
 
 #[library_benchmark(setup = model_and_frame)]
@@ -175,6 +186,6 @@ fn choose_a_token((mut sampler, mut logits): (Sampler, Vec<f32>)) -> (Sampled, V
 library_benchmark_group!(name = engine, benchmarks = [plan_a_step, multiply, choose_a_token]);
 library_benchmark_group!(
     name = hot_paths,
-    benchmarks = [record_an_event, encode_a_frame, merge_two_frames, fold_a_frame, draw_the_fleet]
+    benchmarks = [record_an_event, encode_a_frame, add_a_frame, make_one_frame, fold_a_frame, draw_the_fleet]
 );
 main!(library_benchmark_groups = hot_paths, engine);

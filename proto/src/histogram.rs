@@ -3,7 +3,6 @@
 use hdrhistogram::Histogram as Hdr;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
-use crate::sparse::SparseHistogram;
 use crate::v1;
 
 /// Longest latency told apart, in microseconds: one hour.
@@ -78,38 +77,12 @@ pub fn decode(message: Option<&v1::Histogram>) -> Result<Hdr<u64>, HistogramErro
     Ok(histogram)
 }
 
-/// Adds two encoded histograms. When either is unreadable the other is kept, so that one bad interval costs itself only.
-pub fn merge(into: &mut Option<v1::Histogram>, newer: Option<&v1::Histogram>) {
-    let Some(newer) = newer.filter(|newer| !newer.hdr_v2_deflate.is_empty()) else { return };
-    let Some(older) = into.as_ref().filter(|older| !older.hdr_v2_deflate.is_empty()) else {
-        *into = Some(newer.clone());
-        return;
-    };
-    match (SparseHistogram::decode(Some(older)), SparseHistogram::decode(Some(newer))) {
-        (Ok(older), Ok(newer)) => *into = Some(SparseHistogram::merged([&older, &newer]).encode()),
-        (Err(_), Ok(_)) => *into = Some(newer.clone()),
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{HIGHEST_US, HistogramError, decode, empty, encode, merge};
+    use super::{HIGHEST_US, HistogramError, decode, empty, encode};
     use crate::v1;
-
-    fn of(values: &[u64]) -> Option<v1::Histogram> {
-        let mut histogram = empty();
-        values.iter().for_each(|value| histogram.saturating_record(*value));
-        Some(encode(&histogram).unwrap())
-    }
-
-    fn merged(parts: &[&[u64]]) -> hdrhistogram::Histogram<u64> {
-        let mut sum = None;
-        parts.iter().for_each(|part| merge(&mut sum, of(part).as_ref()));
-        decode(sum.as_ref()).unwrap()
-    }
 
     proptest! {
         #[test]
@@ -117,22 +90,6 @@ mod tests {
             let mut histogram = empty();
             values.iter().for_each(|value| histogram.record(*value).unwrap());
             prop_assert_eq!(decode(Some(&encode(&histogram).unwrap())).unwrap(), histogram);
-        }
-
-        #[test]
-        fn merge_is_associative_commutative_and_exact(
-            a in prop::collection::vec(1..HIGHEST_US, 0..60),
-            b in prop::collection::vec(1..HIGHEST_US, 0..60),
-            c in prop::collection::vec(1..HIGHEST_US, 0..60),
-        ) {
-            let whole = [&a[..], &b[..], &c[..]].concat();
-            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&whole]));
-            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&c, &a, &b]));
-            let mut right = of(&b);
-            merge(&mut right, of(&c).as_ref());
-            let mut left = of(&a);
-            merge(&mut left, right.as_ref());
-            prop_assert_eq!(decode(left.as_ref()).unwrap(), merged(&[&a, &b, &c]));
         }
 
         #[test]

@@ -1,38 +1,81 @@
 //! How a newer frame joins an older one that its reader has not taken: histograms and interval sums add, states and
 //! totals replace, events append up to a limit. What a reader has received always sums to what the agent counted.
 
-use crate::histogram;
-use crate::v1::{Deployment, Frame, Gpu, Host, Quality, Revision};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::sparse::SparseHistogram;
+use crate::v1::{Deployment, Frame, Gpu, Histogram, Host, Quality, Revision};
 
 /// Most events that a pending frame holds; older ones are dropped and counted.
 pub const MAX_PENDING_EVENTS: usize = 1_000;
 
-/// Merges `newer` into `pending`, which was recorded before it.
-pub fn merge_frames(pending: &mut Frame, newer: Frame) {
-    let older = std::mem::replace(pending, newer);
-    pending.interval_ms = pending.interval_ms.saturating_add(older.interval_ms);
-    pending.merged_frames = pending.merged_frames.saturating_add(older.merged_frames);
-    pending.dropped_events += older.dropped_events;
-    if let Some(host) = &older.host {
-        merge_host(pending.host.get_or_insert_default(), host);
+/// Frames as one. Histograms are added up as numbers, and written once, in the end: writing one costs more than all else.
+#[derive(Clone, Debug)]
+pub struct FrameSum {
+    /// Histograms of a revision are missing where `latencies` has them.
+    frame: Frame,
+    /// By deployment and revision, of those that more than one frame told of.
+    latencies: HashMap<(String, u32), Latencies>,
+}
+
+type Latencies = [SparseHistogram; 5];
+
+impl From<Frame> for FrameSum {
+    fn from(frame: Frame) -> Self {
+        Self { frame, latencies: HashMap::new() }
     }
-    for gpu in &older.gpus {
-        if let Some(newer) = pending.gpus.iter_mut().find(|newer| newer.uuid == gpu.uuid) {
-            merge_gpu(newer, gpu);
+}
+
+impl FrameSum {
+    /// Joins a frame that was recorded after those that are in it.
+    pub fn add(&mut self, newer: Frame) {
+        let older = std::mem::replace(&mut self.frame, newer);
+        let pending = &mut self.frame;
+        pending.interval_ms = pending.interval_ms.saturating_add(older.interval_ms);
+        pending.merged_frames = pending.merged_frames.saturating_add(older.merged_frames);
+        pending.dropped_events += older.dropped_events;
+        if let Some(host) = &older.host {
+            merge_host(pending.host.get_or_insert_default(), host);
         }
-    }
-    for deployment in older.deployments {
-        match pending.deployments.iter_mut().find(|newer| newer.name == deployment.name) {
-            Some(newer) => merge_deployment(newer, deployment),
-            None => pending.deployments.push(gone(deployment)),
+        for gpu in &older.gpus {
+            if let Some(newer) = pending.gpus.iter_mut().find(|newer| newer.uuid == gpu.uuid) {
+                merge_gpu(newer, gpu);
+            }
         }
+        for deployment in older.deployments {
+            match pending.deployments.iter_mut().find(|newer| newer.name == deployment.name) {
+                Some(newer) => merge_deployment(newer, deployment, &mut self.latencies),
+                None => pending.deployments.push(gone(deployment)),
+            }
+        }
+        let mut events = older.events;
+        events.append(&mut pending.events);
+        let surplus = events.len().saturating_sub(MAX_PENDING_EVENTS);
+        events.drain(..surplus);
+        pending.dropped_events += surplus as u64;
+        pending.events = events;
     }
-    let mut events = older.events;
-    events.append(&mut pending.events);
-    let surplus = events.len().saturating_sub(MAX_PENDING_EVENTS);
-    events.drain(..surplus);
-    pending.dropped_events += surplus as u64;
-    pending.events = events;
+
+    /// Length of all intervals together, in milliseconds.
+    pub fn interval_ms(&self) -> u32 {
+        self.frame.interval_ms
+    }
+
+    /// All of them as one frame.
+    pub fn into_frame(mut self) -> Frame {
+        for deployment in &mut self.frame.deployments {
+            for revision in &mut deployment.revisions {
+                let Some(sums) = self.latencies.remove(&(deployment.name.clone(), revision.number)) else {
+                    continue;
+                };
+                for (histogram, sum) in histograms(revision).into_iter().zip(sums) {
+                    *histogram = Some(sum.encode());
+                }
+            }
+        }
+        self.frame
+    }
 }
 
 fn merge_host(newer: &mut Host, older: &Host) {
@@ -45,24 +88,46 @@ fn merge_gpu(newer: &mut Gpu, older: &Gpu) {
     newer.energy_mj = add(newer.energy_mj, older.energy_mj);
 }
 
-fn merge_deployment(newer: &mut Deployment, older: Deployment) {
+fn merge_deployment(
+    newer: &mut Deployment,
+    older: Deployment,
+    latencies: &mut HashMap<(String, u32), Latencies>,
+) {
     newer.energy_mj = add(newer.energy_mj, older.energy_mj);
     newer.cost_micros = add(newer.cost_micros, older.cost_micros);
-    for revision in older.revisions {
+    for mut revision in older.revisions {
         match newer.revisions.iter_mut().find(|newer| newer.number == revision.number) {
-            Some(newer) => merge_revision(newer, &revision),
+            Some(newer) => {
+                match latencies.entry((older.name.clone(), revision.number)) {
+                    Entry::Occupied(mut sums) => add_latencies(sums.get_mut(), newer),
+                    Entry::Vacant(place) => add_latencies(place.insert(taken(&mut revision)), newer),
+                }
+                merge_revision(newer, &revision);
+            }
             None => newer.revisions.push(stopped(revision)),
         }
     }
 }
 
+fn histograms(revision: &mut Revision) -> [&mut Option<Histogram>; 5] {
+    let Revision { queue_us, ttft_us, itl_us, tpot_us, e2e_us, .. } = revision;
+    [queue_us, ttft_us, itl_us, tpot_us, e2e_us]
+}
+
+/// One that cannot be read counts as empty, so that a bad interval costs itself only.
+fn taken(revision: &mut Revision) -> Latencies {
+    histograms(revision)
+        .map(|histogram| SparseHistogram::decode(histogram.take().as_ref()).unwrap_or_default())
+}
+
+fn add_latencies(sums: &mut Latencies, newer: &mut Revision) {
+    for (sum, newer) in sums.iter_mut().zip(taken(newer)) {
+        *sum = SparseHistogram::merged([&*sum, &newer]);
+    }
+}
+
 fn merge_revision(newer: &mut Revision, older: &Revision) {
     newer.energy_mj = add(newer.energy_mj, older.energy_mj);
-    histogram::merge(&mut newer.queue_us, older.queue_us.as_ref());
-    histogram::merge(&mut newer.ttft_us, older.ttft_us.as_ref());
-    histogram::merge(&mut newer.itl_us, older.itl_us.as_ref());
-    histogram::merge(&mut newer.tpot_us, older.tpot_us.as_ref());
-    histogram::merge(&mut newer.e2e_us, older.e2e_us.as_ref());
     if let (Some(newer), Some(older)) = (&mut newer.counters, &older.counters) {
         newer.requests_ok += older.requests_ok;
         newer.requests_client_error += older.requests_client_error;
@@ -130,7 +195,7 @@ fn add(left: Option<u64>, right: Option<u64>) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{MAX_PENDING_EVENTS, merge_frames};
+    use super::{FrameSum, MAX_PENDING_EVENTS};
     use crate::histogram;
     use crate::v1::{Counters, Deployment, Event, Frame, Revision};
 
@@ -175,19 +240,19 @@ mod tests {
         /// A reader that takes frames whenever it likes has received exactly what was counted.
         #[test]
         fn conflation_loses_nothing(intervals in intervals()) {
-            let mut pending: Option<Frame> = None;
+            let mut pending: Option<FrameSum> = None;
             let mut received = Vec::new();
             for (index, (interval, takes)) in intervals.iter().enumerate() {
                 let newer = frame(index as u64 + 1, interval);
                 match &mut pending {
-                    Some(pending) => merge_frames(pending, newer),
-                    empty => *empty = Some(newer),
+                    Some(pending) => pending.add(newer),
+                    empty => *empty = Some(newer.into()),
                 }
                 if *takes {
-                    received.extend(pending.take());
+                    received.extend(pending.take().map(FrameSum::into_frame));
                 }
             }
-            received.extend(pending.take());
+            received.extend(pending.take().map(FrameSum::into_frame));
 
             let mut counted = histogram::empty();
             let mut events = 0;
@@ -218,8 +283,9 @@ mod tests {
             events: (from..from + 800).map(|sequence| Event { sequence, ..Default::default() }).collect(),
             ..Default::default()
         };
-        let mut pending = many(1);
-        merge_frames(&mut pending, many(801));
+        let mut pending = FrameSum::from(many(1));
+        pending.add(many(801));
+        let pending = pending.into_frame();
         assert_eq!(pending.events.len(), MAX_PENDING_EVENTS);
         assert_eq!(pending.dropped_events, 600);
         assert_eq!(pending.events.last().unwrap().sequence, 1_600);

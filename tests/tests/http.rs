@@ -122,6 +122,7 @@ async fn mistakes_are_named_and_the_agent_lives_on() {
         (with(ok(), "temperature", json!(9)), 400, json!("temperature")),
         (with(ok(), "top_logprobs", json!(3)), 400, json!("top_logprobs")),
         (with(ok(), "messages", json!([])), 400, json!("messages")),
+        (with(ok(), "logit_bias", json!({ "9999999": 1 })), 400, json!("logit_bias")),
         (
             with(ok(), "messages", json!([{ "role": "robot", "content": "x" }])),
             400,

@@ -263,13 +263,15 @@ impl<P: Prompt, W: Wording> Attempt<P, W> {
 
     async fn request(&self, ours: &ForEngine<P, W>, engine: &Variant) -> Result<GenerationRequest, ApiError> {
         let checked = &ours.checked;
+        let prompt = ours.prompt.tokens(engine)?;
+        checked.require_tokens_of(engine.model().decoder.description().vocabulary)?;
         let constraint = match &checked.format {
             Some(asked) => Some(constraint(engine, asked).await?),
             None => None,
         };
         let default_max_tokens = self.asked.deployment.limits().default_max_tokens;
         Ok(GenerationRequest {
-            prompt: ours.prompt.tokens(engine)?,
+            prompt,
             max_tokens: checked.max_tokens.unwrap_or(default_max_tokens),
             sampling: checked.sampling.clone(),
             stops: checked.stops.clone(),

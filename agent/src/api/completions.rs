@@ -15,7 +15,7 @@ use super::answer::Wording;
 use super::attempt::{Asked, ForEngine, Prompt, answer};
 use super::caller::Caller;
 use super::error::ApiError;
-use super::parameters::{Head, Parameters, parse};
+use super::parameters::{Head, Parameters, parse, require_token};
 use super::preference::preference;
 use super::proxy::Passed;
 use super::{Api, Target};
@@ -105,13 +105,9 @@ impl Prompt for RequestPrompt {
                 }
             },
             Self::Tokens(tokens) => {
-                let size = model.decoder.description().vocabulary;
-                return match tokens.iter().find(|token| **token as usize >= size) {
-                    Some(token) => {
-                        Err(ApiError::field("prompt", format!("{token} is not a token; there are {size}")))
-                    }
-                    None => Ok(tokens.clone()),
-                };
+                let vocabulary = model.decoder.description().vocabulary;
+                tokens.iter().try_for_each(|token| require_token("prompt", *token, vocabulary))?;
+                return Ok(tokens.clone());
             }
         };
         let encoded = model.tokenizer.encode(text);

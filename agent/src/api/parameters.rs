@@ -170,6 +170,24 @@ impl Parameters {
     }
 }
 
+impl Checked {
+    /// Fails where it names a token that a model of so many does not have.
+    pub(super) fn require_tokens_of(&self, vocabulary: usize) -> Result<(), ApiError> {
+        self.sampling
+            .logit_bias
+            .iter()
+            .try_for_each(|(token, _)| require_token("logit_bias", *token, vocabulary))
+    }
+}
+
+/// Fails where a model of so many tokens does not have it.
+pub(super) fn require_token(field: &str, token: u32, vocabulary: usize) -> Result<(), ApiError> {
+    if (token as usize) < vocabulary {
+        return Ok(());
+    }
+    Err(ApiError::field(field, format!("{token} is not a token; there are {vocabulary}")))
+}
+
 /// A count of tokens.
 pub(super) fn at_least_one(field: &str, tokens: i64) -> Result<usize, ApiError> {
     usize::try_from(tokens)

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use llmdeck_proto::merge::merge_frames;
+use llmdeck_proto::merge::FrameSum;
 use llmdeck_proto::v1::{Frame, HistoryRequest, HistoryResponse};
 
 use crate::store::{Store, StoreError, Tier};
@@ -24,7 +24,7 @@ pub struct History {
 struct Pending {
     rows: Vec<(Tier, Frame)>,
     /// What the coarser tiers have gathered since their last row.
-    gathering: Vec<(Tier, Frame)>,
+    gathering: Vec<(Tier, FrameSum)>,
 }
 
 impl History {
@@ -62,7 +62,7 @@ impl History {
         let rows = {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             let mut rows = std::mem::take(&mut pending.rows);
-            rows.append(&mut pending.gathering);
+            rows.extend(pending.gathering.drain(..).map(|(tier, sum)| (tier, sum.into_frame())));
             rows
         };
         self.store.put_frames(&rows, unix_ms(), self.most_bytes)
@@ -98,29 +98,29 @@ impl Pending {
     fn gather(&mut self, tier: Tier, frame: &Frame) {
         let index = match self.gathering.iter().position(|(of, _)| *of == tier) {
             Some(index) => {
-                merge_frames(&mut self.gathering[index].1, frame.clone());
+                self.gathering[index].1.add(frame.clone());
                 index
             }
             None => {
-                self.gathering.push((tier, frame.clone()));
+                self.gathering.push((tier, frame.clone().into()));
                 self.gathering.len() - 1
             }
         };
-        if i64::from(self.gathering[index].1.interval_ms) >= tier.resolution_ms {
-            let row = self.gathering.swap_remove(index);
-            self.rows.push(row);
+        if i64::from(self.gathering[index].1.interval_ms()) >= tier.resolution_ms {
+            let (tier, sum) = self.gathering.swap_remove(index);
+            self.rows.push((tier, sum.into_frame()));
         }
     }
 }
 
 /// Every `group` neighbours become one.
 fn merged(frames: Vec<Frame>, group: usize) -> Vec<Frame> {
-    let mut out: Vec<Frame> = Vec::with_capacity(frames.len().div_ceil(group));
-    for (index, frame) in frames.into_iter().enumerate() {
-        match out.last_mut() {
-            Some(last) if !index.is_multiple_of(group) => merge_frames(last, frame),
-            _ => out.push(frame),
-        }
+    let mut out = Vec::with_capacity(frames.len().div_ceil(group));
+    let mut frames = frames.into_iter();
+    while let Some(first) = frames.next() {
+        let mut sum = FrameSum::from(first);
+        frames.by_ref().take(group - 1).for_each(|frame| sum.add(frame));
+        out.push(sum.into_frame());
     }
     out
 }

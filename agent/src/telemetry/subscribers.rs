@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use llmdeck_proto::merge::merge_frames;
+use llmdeck_proto::merge::FrameSum;
 use llmdeck_proto::v1::Frame;
 use tokio::sync::Notify;
 
@@ -15,7 +15,7 @@ pub struct Subscribers {
 
 #[derive(Default)]
 struct Mailbox {
-    pending: Mutex<Option<Frame>>,
+    pending: Mutex<Option<FrameSum>>,
     ready: Notify,
 }
 
@@ -63,8 +63,8 @@ impl Mailbox {
     fn put(&self, frame: &Frame) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         match pending.as_mut() {
-            Some(pending) => merge_frames(pending, frame.clone()),
-            None => *pending = Some(frame.clone()),
+            Some(pending) => pending.add(frame.clone()),
+            None => *pending = Some(frame.clone().into()),
         }
         self.ready.notify_one();
     }
@@ -73,7 +73,8 @@ impl Mailbox {
 impl Subscription {
     /// The pending frame, if there is one now.
     pub fn take(&mut self) -> Option<Frame> {
-        self.mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let pending = self.mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        pending.map(FrameSum::into_frame)
     }
 
     /// The pending frame, as soon as there is one.
