@@ -1,6 +1,7 @@
 use llmdeck_proto::v1::Frame;
 
-use super::series::{DeploymentPoint, GpuPoint, HostPoint};
+use super::deployment_point::DeploymentPoint;
+use super::node_points::{GpuPoint, HostPoint};
 use super::{LinkState, MOST_EVENTS, Model, NodeEvent, NodeModel};
 use crate::link::LinkEvent;
 

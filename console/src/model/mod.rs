@@ -1,16 +1,22 @@
 //! What the console knows: frames in, one model out. Views read it; only the fold writes it.
 
+mod deployment_point;
 mod fold;
 mod latency;
+mod node_points;
 mod percentiles;
 mod series;
+mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use llmdeck_proto::v1::{Alert, Deployment, Event, Frame, Rollout};
 
+pub use deployment_point::{DeploymentPoint, RevisionPoint, SMOOTHED};
+pub use node_points::{GpuPoint, HostPoint};
 pub use percentiles::{Bucket, Percentiles};
-pub use series::{DeploymentPoint, GpuPoint, HostPoint, RevisionPoint, SMOOTHED, Series, Timed, Window};
+pub use series::{Series, Timed};
+pub use window::Window;
 
 /// Most events kept, over all nodes.
 pub const MOST_EVENTS: usize = 2_000;
