@@ -197,7 +197,7 @@ mod tests {
 
     use super::{FrameSum, MAX_PENDING_EVENTS};
     use crate::histogram;
-    use crate::v1::{Counters, Deployment, Event, Frame, Revision};
+    use crate::v1::{Counters, Deployment, Event, Frame, Histogram, Revision};
 
     /// What was counted in one interval: per revision, the latencies of its requests.
     type Interval = Vec<(u32, Vec<u64>)>;
@@ -274,6 +274,23 @@ mod tests {
             prop_assert_eq!(counted, expected);
             prop_assert_eq!(events, intervals.len());
             prop_assert_eq!(time as usize, intervals.len() * 1_000);
+        }
+    }
+
+    #[test]
+    fn a_histogram_that_cannot_be_read_costs_itself_only() {
+        let mut damaged = frame(2, &vec![(1, vec![7])]);
+        damaged.deployments[0].revisions[0].e2e_us = Some(Histogram { hdr_v2_deflate: vec![1, 2, 3] });
+        for order in [[0, 1, 2], [1, 0, 2], [1, 2, 0]] {
+            let frames = [damaged.clone(), frame(1, &vec![(1, vec![5])]), frame(3, &vec![(1, vec![9])])];
+            let [first, second, third] = order.map(|index| frames[index].clone());
+            let mut pending = FrameSum::from(first);
+            pending.add(second);
+            pending.add(third);
+            let revision = &pending.into_frame().deployments[0].revisions[0];
+            let e2e = histogram::decode(revision.e2e_us.as_ref()).unwrap();
+            assert_eq!((e2e.len(), e2e.min(), e2e.max()), (2, 5, 9), "{order:?}");
+            assert_eq!(revision.counters.unwrap().requests_ok, 3);
         }
     }
 
