@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 
 use super::Tile;
 use super::ahead::fetch_ahead;
-use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
+use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
 use crate::WeightFormat;
 use crate::format::{GROUPS, Layout};
 use crate::line::{Line, PANEL_ROWS};
@@ -110,15 +110,14 @@ fn few_rows<const F: u8, const C: usize>(
                     fetch_ahead(lines, layout.quant_lines);
                 }
                 let word = |which: usize, m: usize| (*words.add(which * count + first + m)).cast_signed();
-                let scale_of_row = |m: usize| _mm256_castsi256_ps(_mm256_set1_epi32(word(SCALE, m)));
+                let float = |which, m| _mm256_castsi256_ps(_mm256_set1_epi32(word(which, m)));
                 let halves = if F == Q6K { 2 } else { 1 };
                 for half in 0..halves {
-                    let sum_of = if F == Q6K { MINUS_HALF_SUMS + half } else { MINUS_SUM };
                     let mut dots = [_mm256_setzero_si256(); C];
                     // The bytes of Q8_0 are multiplied as signed ones, without an offset.
                     if layout.offset != 0 && F != Q8_0 {
                         for m in 0..C {
-                            dots[m] = _mm256_set1_epi32(layout.offset * word(sum_of, m));
+                            dots[m] = _mm256_set1_epi32(word(offset_word(layout, half), m));
                         }
                     }
                     let mut group = half * GROUPS / halves;
@@ -144,11 +143,10 @@ fn few_rows<const F: u8, const C: usize>(
                     }
                     let (scale, minimum) = scales_of::<F>(unit, block, half, half_of_panel);
                     for m in 0..C {
-                        let both = _mm256_mul_ps(scale, scale_of_row(m));
+                        let both = _mm256_mul_ps(scale, float(SCALE, m));
                         sums[m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[m]), both, sums[m]);
                         if F == Q4K || F == Q5K {
-                            let sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(word(MINUS_SUM, m)));
-                            sums[m] = _mm256_fmadd_ps(minimum, _mm256_mul_ps(scale_of_row(m), sum), sums[m]);
+                            sums[m] = _mm256_fmadd_ps(minimum, float(MINUS_SCALED_SUM, m), sums[m]);
                         }
                     }
                 }

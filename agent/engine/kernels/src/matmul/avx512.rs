@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 use super::Tile;
 use super::ahead::fetch_ahead;
 use super::plain::PARTIAL_SUMS;
-use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
+use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
 use crate::format::{GROUPS, Layout};
 use crate::line::{Line, PANEL_ROWS};
 use crate::{Rows, WeightFormat};
@@ -88,14 +88,13 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
                 fetch_ahead(lines, layout.quant_lines);
                 let word = |which: usize, m: usize| (*words.add(which * M + m)).cast_signed();
-                let scale_of_row = |m: usize| _mm512_castsi512_ps(_mm512_set1_epi32(word(SCALE, m)));
+                let float = |which, m| _mm512_castsi512_ps(_mm512_set1_epi32(word(which, m)));
                 let halves = if F == Q6K { 2 } else { 1 };
                 for half in 0..halves {
-                    let sum_of = if F == Q6K { MINUS_HALF_SUMS + half } else { MINUS_SUM };
                     let mut dots = [_mm512_setzero_si512(); M];
                     if layout.offset != 0 {
                         for m in 0..M {
-                            dots[m] = times_offset::<F>(_mm512_set1_epi32(word(sum_of, m)));
+                            dots[m] = _mm512_set1_epi32(word(offset_word(layout, half), m));
                         }
                     }
                     for group in half * GROUPS / halves..(half + 1) * GROUPS / halves {
@@ -107,11 +106,10 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
                     }
                     let (scale, minimum) = scales_of::<F>(unit, block, half);
                     for m in 0..M {
-                        let both = _mm512_mul_ps(scale, scale_of_row(m));
+                        let both = _mm512_mul_ps(scale, float(SCALE, m));
                         sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), both, sums[m]);
                         if F == Q4K || F == Q5K {
-                            let sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(word(MINUS_SUM, m)));
-                            sums[m] = _mm512_fmadd_ps(minimum, _mm512_mul_ps(scale_of_row(m), sum), sums[m]);
+                            sums[m] = _mm512_fmadd_ps(minimum, float(MINUS_SCALED_SUM, m), sums[m]);
                         }
                     }
                 }
@@ -122,19 +120,6 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
         unit = unsafe { unit.add(layout.unit_lines()) };
     }
     store(&sums)
-}
-
-/// By shifting: offsets are powers of two.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn times_offset<const F: u8>(numbers: __m512i) -> __m512i {
-    const { assert!(matches!(layout_of(F).offset, 0 | 8 | 16 | 32 | 128)) };
-    match layout_of(F).offset {
-        8 => _mm512_slli_epi32::<3>(numbers),
-        16 => _mm512_slli_epi32::<4>(numbers),
-        32 => _mm512_slli_epi32::<5>(numbers),
-        _ => _mm512_slli_epi32::<7>(numbers),
-    }
 }
 
 /// # Safety

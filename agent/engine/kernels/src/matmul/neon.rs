@@ -10,7 +10,7 @@ use std::arch::aarch64::{
 use std::arch::asm;
 
 use super::Tile;
-use super::tiles::{BLOCK_WORDS, MINUS_HALF_SUMS, MINUS_SUM, RowTile, SCALE};
+use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
 use crate::WeightFormat;
 use crate::format::{GROUPS, Layout};
 use crate::line::{Line, PANEL_ROWS};
@@ -86,15 +86,14 @@ fn quarters<const F: u8, const M: usize, const Q: usize>(
             unsafe {
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
                 let word = |which: usize, m: usize| (*words.add(which * M + m)).cast_signed();
-                let scale_of_row = |m: usize| f32::from_bits(*words.add(SCALE * M + m));
+                let float = |which: usize, m: usize| vdupq_n_f32(f32::from_bits(*words.add(which * M + m)));
                 let halves = if F == Q6K { 2 } else { 1 };
                 for half in 0..halves {
-                    let sum_of = if F == Q6K { MINUS_HALF_SUMS + half } else { MINUS_SUM };
                     let mut dots = [[vdupq_n_s32(0); M]; Q];
                     // The bytes of Q8_0 are multiplied as signed ones, without an offset.
                     if layout.offset != 0 && F != Q8_0 {
                         for m in 0..M {
-                            let offset = vdupq_n_s32(layout.offset * word(sum_of, m));
+                            let offset = vdupq_n_s32(word(offset_word(layout, half), m));
                             dots.iter_mut().for_each(|dots| dots[m] = offset);
                         }
                     }
@@ -120,11 +119,10 @@ fn quarters<const F: u8, const M: usize, const Q: usize>(
                     for q in 0..Q {
                         let (scale, minimum) = scales_of::<F>(unit, block, half, first + q);
                         for m in 0..M {
-                            let both = vmulq_f32(scale, vdupq_n_f32(scale_of_row(m)));
+                            let both = vmulq_f32(scale, float(SCALE, m));
                             sums[q][m] = vfmaq_f32(sums[q][m], vcvtq_f32_s32(dots[q][m]), both);
                             if F == Q4K || F == Q5K {
-                                let sum = vdupq_n_f32(scale_of_row(m) * word(MINUS_SUM, m) as f32);
-                                sums[q][m] = vfmaq_f32(sums[q][m], minimum, sum);
+                                sums[q][m] = vfmaq_f32(sums[q][m], minimum, float(MINUS_SCALED_SUM, m));
                             }
                         }
                     }

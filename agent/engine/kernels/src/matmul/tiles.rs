@@ -1,14 +1,31 @@
 use std::ops::Range;
 
-use crate::format::GROUPS;
+use crate::format::{GROUPS, Layout};
 use crate::{Pool, Rows};
 
-/// Words of a block in a tile, by row of the tile: its quants, its scale, and what takes an offset of the weights off again: minus
-/// the sum of its quants, minus the sums of its halves.
-pub(super) const BLOCK_WORDS: usize = GROUPS + 4;
+/// Words of a block in a tile, by row of the tile: its quants, its scale, and what takes minimums and offsets of the weights off
+/// again. They are multiplied here once, and not by every panel.
+pub(super) const BLOCK_WORDS: usize = GROUPS + 7;
 pub(super) const SCALE: usize = GROUPS;
-pub(super) const MINUS_SUM: usize = GROUPS + 1;
-pub(super) const MINUS_HALF_SUMS: usize = GROUPS + 2;
+/// Minus the sum of the quants, times the scale.
+pub(super) const MINUS_SCALED_SUM: usize = GROUPS + 1;
+const MINUS_8_SUMS: usize = GROUPS + 2;
+const MINUS_16_SUMS: usize = GROUPS + 3;
+const MINUS_128_SUMS: usize = GROUPS + 4;
+/// Of both halves.
+const MINUS_32_HALF_SUMS: usize = GROUPS + 5;
+
+/// The word with which products begin, so that what the weights' offset adds is off at the end: of a block, or of a half where halves
+/// have scales of their own.
+pub(super) const fn offset_word(layout: Layout, half: usize) -> usize {
+    match layout.offset {
+        8 => MINUS_8_SUMS,
+        16 => MINUS_16_SUMS,
+        32 => MINUS_32_HALF_SUMS + half,
+        128 => MINUS_128_SUMS,
+        _ => panic!("no word is of this offset"),
+    }
+}
 
 /// Most rows that a kernel takes at once: sums and products of so many fill the registers of the widest.
 const MOST_ROWS: usize = 12;
@@ -49,10 +66,19 @@ fn pack(rows: &Rows, row: usize, count: usize) -> Vec<u32> {
                 place[group * count + index] = *word;
             }
             let [first, second] = rows.sums[at];
-            place[SCALE * count + index] = rows.scales[at].to_bits();
-            place[MINUS_SUM * count + index] = (-(first + second)).cast_unsigned();
-            place[MINUS_HALF_SUMS * count + index] = (-first).cast_unsigned();
-            place[(MINUS_HALF_SUMS + 1) * count + index] = (-second).cast_unsigned();
+            let (scale, sum) = (rows.scales[at], first + second);
+            let others = [
+                (SCALE, scale.to_bits()),
+                (MINUS_SCALED_SUM, (scale * -sum as f32).to_bits()),
+                (MINUS_8_SUMS, (-8 * sum).cast_unsigned()),
+                (MINUS_16_SUMS, (-16 * sum).cast_unsigned()),
+                (MINUS_128_SUMS, (-128 * sum).cast_unsigned()),
+                (MINUS_32_HALF_SUMS, (-32 * first).cast_unsigned()),
+                (MINUS_32_HALF_SUMS + 1, (-32 * second).cast_unsigned()),
+            ];
+            for (which, word) in others {
+                place[which * count + index] = word;
+            }
         }
     }
     words
