@@ -1,7 +1,6 @@
 use std::cell::RefCell;
 
 use crate::line::{Line, PANEL_ROWS};
-use crate::pool::SendPointer;
 use crate::zeroed::Zeroed;
 use crate::{Pool, WeightFormat, repack};
 
@@ -148,10 +147,4 @@ impl Matrix {
     pub(crate) fn panel(&self, index: usize) -> &[Line] {
         &self.lines[index * self.panel_lines..][..self.panel_lines]
     }
-}
-
-/// Where a product's numbers go: rows of `stride` numbers, of which each task writes its own columns.
-pub(crate) struct Output {
-    pub(crate) first: SendPointer<f32>,
-    pub(crate) stride: usize,
 }

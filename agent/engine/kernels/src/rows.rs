@@ -1,10 +1,10 @@
 use std::ops::Range;
 
-use crate::Isa;
 use crate::bfloat16_rows::{Bfloat16Row, Bfloat16Rows, BlocksMut, round as round_to_bfloat16};
 use crate::format::{BLOCK, GROUPS};
 use crate::pool::SendPointer;
 use crate::quantize::quantize;
+use crate::{Isa, Pool};
 
 /// The rows that a matrix is multiplied with: as floats, and in eight bits with a scale for each 32 numbers, or in bfloat16.
 #[derive(Clone, Debug, Default)]
@@ -145,6 +145,16 @@ impl Rows {
         (SendPointer(self.floats.as_mut_ptr()), self.bfloat16.blocks_mut())
     }
 
+    /// Rounds the numbers of those rows.
+    pub(crate) fn round(&mut self, pool: &Pool, those: impl Fn(&RowMut<'_>) -> bool) {
+        let mut rows: Vec<_> = self.each().into_iter().filter(those).collect();
+        if rows.len() < LEAST_SHARED_ROWS {
+            rows.iter_mut().for_each(RowMut::round);
+        } else {
+            pool.run_each(&mut rows, RowMut::round);
+        }
+    }
+
     /// Every row for writing, each apart from the others.
     pub fn each(&mut self) -> Vec<RowMut<'_>> {
         let (columns, blocks) = (self.columns.max(1), self.blocks.max(1));
@@ -163,6 +173,9 @@ impl Rows {
             .collect()
     }
 }
+
+/// Rows below which one thread rounds them faster than several.
+const LEAST_SHARED_ROWS: usize = 8;
 
 /// One row of [`Rows`].
 pub struct RowMut<'a> {

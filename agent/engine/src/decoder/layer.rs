@@ -2,7 +2,7 @@ use llmdeck_kernels::attention::{BLOCK_TOKENS, Heads, KeyValueStore, Queries, Sp
 use llmdeck_kernels::elementwise::{
     add, gelu_gate, rms_norm_in_place, rotate_halves, rotate_neighbours, scale, silu_gate,
 };
-use llmdeck_kernels::{GateAndUp, Matrix, Product, matmul, matmul_gated};
+use llmdeck_kernels::{Gate, GateAndUp, Matrix, Product, matmul, matmul_gated};
 
 use super::Decoder;
 use super::rows::{for_each, join, join_and_normalize};
@@ -239,38 +239,47 @@ impl Layer {
         let (ffn, width, count) = (description.ffn_width, description.width, step.places.len());
         scratch.gated.reshape(count, ffn);
         scratch.gated.ask_for_bfloat16(step.bfloat16_rows);
-        let activate = match description.activation {
+        let activate: Gate = match description.activation {
             Activation::Silu => silu_gate,
             Activation::GeluTanh => gelu_gate,
         };
-        let asking: usize = step.bfloat16_rows.iter().map(ExactSizeIterator::len).sum();
-        let at_once = asking > 0 && step.asks_only_for_bfloat16(&[&self.gate, &self.up, &self.down]);
-        if !at_once || asking < count {
-            scratch.gates.resize(count * 2 * ffn, 0.0);
-        }
-        if at_once {
+        let some_ask = step.bfloat16_rows.iter().any(|rows| !rows.is_empty());
+        let matrices = [&self.gate, &self.up, &self.down];
+        if step.adapted.spans.is_empty() && (!some_ask || step.asks_only_for_bfloat16(&matrices)) {
             let matrices = GateAndUp { gate: &self.gate, up: &self.up };
-            let (gates, gated) = (&mut scratch.gates, &mut scratch.gated);
-            matmul_gated(pool, &scratch.normed, matrices, activate, gates, gated);
+            matmul_gated(pool, &scratch.normed, matrices, activate, &mut scratch.gated);
         } else {
-            let products =
-                [Product { matrix: &self.gate, column: 0 }, Product { matrix: &self.up, column: ffn }];
-            matmul(pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
-            for (linear, Product { column, .. }) in [Linear::Gate, Linear::Up].into_iter().zip(products) {
-                let (normed, out) = (&scratch.normed, &mut scratch.gates);
-                step.adapted.add(pool, (index, linear), normed, out, column, 2 * ffn);
-            }
+            self.gate_adapted(decoder, index, step, activate, scratch);
+        }
+        scratch.output.resize(count * width, 0.0);
+        let product = Product { matrix: &self.down, column: 0 };
+        matmul(pool, &scratch.gated, &[product], &mut scratch.output, width);
+        step.adapted.add(pool, (index, Linear::Down), &scratch.gated, &mut scratch.output, 0, width);
+    }
+
+    /// Gates the products in a step of their own, behind what adapters add to them.
+    fn gate_adapted(
+        &self,
+        decoder: &Decoder,
+        index: usize,
+        step: &Step<'_>,
+        activate: Gate,
+        scratch: &mut Scratch,
+    ) {
+        let (pool, ffn) = (&*decoder.pool, decoder.description.ffn_width);
+        let products = [Product { matrix: &self.gate, column: 0 }, Product { matrix: &self.up, column: ffn }];
+        scratch.gates.resize(step.places.len() * 2 * ffn, 0.0);
+        matmul(pool, &scratch.normed, &products, &mut scratch.gates, 2 * ffn);
+        for (linear, Product { column, .. }) in [Linear::Gate, Linear::Up].into_iter().zip(products) {
+            let (normed, out) = (&scratch.normed, &mut scratch.gates);
+            step.adapted.add(pool, (index, linear), normed, out, column, 2 * ffn);
         }
         let rows = scratch.gated.each().into_iter().zip(scratch.gates.chunks_exact(2 * ffn));
-        let mut rows: Vec<_> = rows.filter(|(row, _)| !(at_once && row.asks_for_bfloat16())).collect();
+        let mut rows: Vec<_> = rows.collect();
         for_each(pool, &mut rows, |(row, both)| {
             let (gate, up) = both.split_at(ffn);
             activate(gate, up, row.floats);
             row.round();
         });
-        scratch.output.resize(count * width, 0.0);
-        let product = Product { matrix: &self.down, column: 0 };
-        matmul(pool, &scratch.gated, &[product], &mut scratch.output, width);
-        step.adapted.add(pool, (index, Linear::Down), &scratch.gated, &mut scratch.output, 0, width);
     }
 }

@@ -13,7 +13,6 @@ pub use store::{BLOCK_TOKENS, CacheFormat, KeyValueStore};
 
 use crate::format::BLOCK;
 use crate::matmul::bfloat16::SIDE;
-use crate::rows::RowMut;
 use crate::{Isa, Pool, Rows};
 
 /// New tokens of one sequence, whose keys and values are in the store already.
@@ -66,8 +65,6 @@ struct Attention<'a> {
 
 /// Products below which one thread is quicker than several.
 const LEAST_SHARED_NUMBERS: usize = 1 << 16;
-/// Rows below which one thread rounds them faster than several.
-const LEAST_SHARED_ROWS: usize = 8;
 /// Query rows that one task computes together: as many as the registers have room for.
 const MOST_TILE: usize = 8;
 
@@ -162,13 +159,7 @@ fn attend_with(
     pool.run(turns, |turn| {
         tasks.iter().skip((turns - 1 - turn) * tasks_a_turn).take(tasks_a_turn).for_each(run);
     });
-    let rows = out.each().into_iter().filter(|row| !(round_at_once && row.asks_for_bfloat16()));
-    let mut rows: Vec<_> = rows.collect();
-    if rows.len() < LEAST_SHARED_ROWS {
-        rows.iter_mut().for_each(RowMut::round);
-    } else {
-        pool.run_each(&mut rows, RowMut::round);
-    }
+    out.round(pool, |row| !(round_at_once && row.asks_for_bfloat16()));
 }
 
 fn tasks<'a>(isa: Isa, pool: &Pool, kv_heads: usize, group: usize, spans: &[Span<'a>]) -> Vec<Task<'a>> {

@@ -10,11 +10,11 @@ use half::bf16;
 use super::Product;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::output::Output;
 use crate::bfloat16::nearest;
 use crate::bfloat16_rows::TILE_ROWS;
 use crate::format::BLOCK;
 use crate::line::{Line, PANEL_ROWS};
-use crate::matrix::Output;
 use crate::{Isa, Matrix, Rows, WeightFormat, repack};
 
 /// Rows, and outputs, that are multiplied at a time.

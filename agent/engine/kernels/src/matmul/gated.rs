@@ -1,36 +1,20 @@
-//! Two products with a gate between them. Rows that ask for bfloat16 go from sums to what the next product takes in a core's closest
-//! cache: written out in between, they would be most of what a feed-forward reads and writes.
+//! Two products with a gate between them. Sums go to the gate in a core's closest cache: written out in between, they would be most of
+//! what a feed-forward reads and writes.
 
 use std::ops::Range;
 
 use super::bfloat16::{MOST_BLOCKS, Multiplier, SIDE, Sums, groups, row_tiles, unpack, with_weights};
+use super::output::Output;
 use super::portions::portions;
-use super::{Product, Tiles, multiply_panel};
+use super::tiles::{OfTile, RowTile, for_each_tile};
+use super::{Product, Tiles, with_results};
 use crate::bfloat16_rows::{BlocksMut, round_blocks};
 use crate::format::BLOCK;
 use crate::line::{Line, PANEL_ROWS};
-use crate::matrix::Output;
-use crate::pool::SendPointer;
 use crate::{Isa, Matrix, Pool, Rows};
 
 /// `out = activation(gate) * up`, as many of each.
 pub type Gate = fn(gate: &[f32], up: &[f32], out: &mut [f32]);
-
-/// Multiplies every row with both matrices. Rows that ask for bfloat16 get what the gate makes of the products, rounded, in `out`;
-/// its floats do not. Of the others, both products go to `gates`, `[rows, 2 * outputs]`.
-///
-/// # Panics
-/// When shapes do not fit, other rows ask in `out`, or a matrix has no products of bfloat16: those are bugs of the caller.
-pub fn matmul_gated(
-    pool: &Pool,
-    rows: &Rows,
-    matrices: GateAndUp<'_>,
-    gate: Gate,
-    gates: &mut [f32],
-    out: &mut Rows,
-) {
-    matmul_gated_with(Isa::widest(), pool, rows, matrices, gate, gates, out);
-}
 
 /// What the gate is computed from, and what goes through it, of one shape.
 #[derive(Clone, Copy)]
@@ -41,39 +25,71 @@ pub struct GateAndUp<'a> {
     pub up: &'a Matrix,
 }
 
+/// Multiplies every row with both matrices, and writes what the gate makes of the products, `[rows, outputs]`, to `out`, rounded. Of
+/// rows that ask for bfloat16 the floats are not written.
+///
+/// # Panics
+/// When shapes do not fit, other rows ask in `out`, or some ask and a matrix has no products of bfloat16: those are bugs of the caller.
+pub fn matmul_gated(pool: &Pool, rows: &Rows, matrices: GateAndUp<'_>, gate: Gate, out: &mut Rows) {
+    matmul_gated_with(Isa::widest(), pool, rows, matrices, gate, out);
+}
+
 pub(crate) fn matmul_gated_with(
     isa: Isa,
     pool: &Pool,
     rows: &Rows,
     matrices: GateAndUp<'_>,
     gate: Gate,
-    gates: &mut [f32],
     out: &mut Rows,
 ) {
     let outputs = matrices.gate.rows();
-    let products =
-        [Product { matrix: matrices.gate, column: 0 }, Product { matrix: matrices.up, column: outputs }];
+    let products = [matrices.gate, matrices.up].map(|matrix| Product { matrix, column: 0 });
+    let some_ask = !rows.bfloat16.asking().is_empty();
     for Product { matrix, .. } in products {
         assert_eq!(matrix.columns(), rows.columns(), "the rows are not of the matrix's width");
-        assert!(matrix.rows() == outputs && outputs == out.columns(), "the matrices are not of one shape");
-        assert!(matrix.format().has_bfloat16_products(), "a matrix has no products of bfloat16");
+        assert_eq!(matrix.rows(), outputs, "the matrices are not of one shape");
+        assert!(!some_ask || matrix.format().has_bfloat16_products(), "a matrix has no products of bfloat16");
     }
+    assert!(out.count() == rows.count() && out.columns() == outputs, "the output is of another shape");
     assert_eq!(rows.bfloat16.asking(), out.bfloat16.asking(), "other rows ask");
-    let others = rows.count() - out.bfloat16.count();
-    assert!(others == 0 || gates.len() >= rows.count() * 2 * outputs, "the output is too small");
     let tiles = Tiles::new(isa, pool, rows, &products);
-    let output = Output { first: SendPointer(gates.as_mut_ptr()), stride: 2 * outputs };
-    let out = out.bfloat16.blocks_mut();
+    let (tiles, _) = tiles.of(products[0]);
+    let (floats, blocks) = out.floats_and_blocks();
+    let output = Output { first: floats, stride: outputs };
     // A pair of panels gives one block, which one task writes; both matrices are cut alike.
     portions(pool, rows, &products[..1]).run(pool, |_, panels| {
-        for product in products {
-            let (tiles, _) = tiles.of(product);
-            for panel in panels.clone() {
-                multiply_panel(isa, rows, tiles, product, panel, &output);
-            }
+        for panel in panels.clone() {
+            for_each_tile(tiles, &GatedPanel { isa, rows, matrices, gate, panel, output: &output });
         }
-        multiply(isa, rows, matrices, panels, gate, &out);
+        if some_ask {
+            multiply(isa, rows, matrices, panels, gate, &blocks);
+        }
     });
+    out.round(pool, |row| !row.asks_for_bfloat16());
+}
+
+struct GatedPanel<'a> {
+    isa: Isa,
+    rows: &'a Rows,
+    matrices: GateAndUp<'a>,
+    gate: Gate,
+    panel: usize,
+    output: &'a Output,
+}
+
+impl OfTile for GatedPanel<'_> {
+    fn of_tile<const M: usize>(&self, tile: &RowTile) {
+        let Self { isa, rows, matrices, panel, .. } = *self;
+        let first = panel * PANEL_ROWS;
+        let count = (matrices.gate.rows() - first).min(PANEL_ROWS);
+        let (mut gates, mut gated) = ([[0.0; PANEL_ROWS]; M], [[0.0; PANEL_ROWS]; M]);
+        with_results(isa, rows, tile, matrices.gate, panel, |results| gates = *results);
+        with_results::<M>(isa, rows, tile, matrices.up, panel, |ups| {
+            (self.gate)(gates.as_flattened(), ups.as_flattened(), gated.as_flattened_mut());
+        });
+        // SAFETY: `matmul_gated_with` has checked the output's shape, and no other task has this panel.
+        unsafe { self.output.put(&gated, tile.row, first, count) };
+    }
 }
 
 /// Rows that ask, and some panels of both matrices, the first of which has an even number.

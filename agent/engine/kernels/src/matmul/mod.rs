@@ -13,6 +13,7 @@ pub(crate) mod bfloat16;
 mod gated;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod output;
 mod plain;
 mod portions;
 #[cfg(test)]
@@ -22,11 +23,11 @@ mod tests;
 mod tiles;
 
 pub use gated::{Gate, GateAndUp, matmul_gated};
+use output::Output;
 use portions::portions;
-use tiles::{RowTile, tiles};
+use tiles::{OfTile, RowTile, for_each_tile, tiles};
 
 use crate::line::PANEL_ROWS;
-use crate::matrix::Output;
 use crate::pool::SendPointer;
 use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
 
@@ -118,55 +119,48 @@ fn multiply_panel(
     panel: usize,
     output: &Output,
 ) {
-    for tile in tiles {
-        match tile.count {
-            12 => multiply_tile::<12>(isa, rows, tile, product, panel, output),
-            8 => multiply_tile::<8>(isa, rows, tile, product, panel, output),
-            4 => multiply_tile::<4>(isa, rows, tile, product, panel, output),
-            2 => multiply_tile::<2>(isa, rows, tile, product, panel, output),
-            _ => multiply_tile::<1>(isa, rows, tile, product, panel, output),
-        }
+    for_each_tile(tiles, &PanelProduct { isa, rows, product, panel, output });
+}
+
+struct PanelProduct<'a> {
+    isa: Isa,
+    rows: &'a Rows,
+    product: Product<'a>,
+    panel: usize,
+    output: &'a Output,
+}
+
+impl OfTile for PanelProduct<'_> {
+    fn of_tile<const M: usize>(&self, tile: &RowTile) {
+        let Self { product: Product { matrix, column }, panel, output, .. } = *self;
+        let count = (matrix.rows() - panel * PANEL_ROWS).min(PANEL_ROWS);
+        with_results::<M>(self.isa, self.rows, tile, matrix, panel, |results| {
+            // SAFETY: `matmul_with` has checked that the product's columns lie within rows of the output, and no other task has
+            // this panel of this matrix.
+            unsafe { output.put(results, tile.row, column + panel * PANEL_ROWS, count) };
+        });
     }
 }
 
-fn multiply_tile<const M: usize>(
+/// Calls `take` with what comes of a tile and a panel. (Were it returned, each would be copied.)
+fn with_results<const M: usize>(
     isa: Isa,
     rows: &Rows,
     tile: &RowTile,
-    product: Product<'_>,
+    matrix: &Matrix,
     panel: usize,
-    output: &Output,
+    take: impl FnOnce(&Tile<M>),
 ) {
-    let matrix = product.matrix;
-    let count = (matrix.rows() - panel * PANEL_ROWS).min(PANEL_ROWS);
-    let column = product.column + panel * PANEL_ROWS;
-    // Not one variable for all of them: that would be a copy of each tile.
-    let put = |results: &Tile<M>| {
-        let places = (tile.row..).map(|row| row * output.stride + column);
-        // SAFETY: `matmul_with` has checked that the product's columns lie within rows of the output, and no other task has
-        // this panel of this matrix.
-        unsafe {
-            if count == PANEL_ROWS {
-                for (results, at) in results.iter().zip(places) {
-                    output.first.at(at).cast::<[f32; PANEL_ROWS]>().write_unaligned(*results);
-                }
-            } else {
-                for (results, at) in results.iter().zip(places) {
-                    std::ptr::copy_nonoverlapping(results.as_ptr(), output.first.at(at), count);
-                }
-            }
-        }
-    };
     let (format, panel) = (matrix.format(), matrix.panel(panel));
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni | Isa::Amx => put(&avx512::tile(format, panel, rows, tile)),
+        Isa::Avx512Vnni | Isa::Amx => take(&avx512::tile(format, panel, rows, tile)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 if format.layout().is_some() => put(&avx2::tile(format, panel, tile)),
+        Isa::Avx2 if format.layout().is_some() => take(&avx2::tile(format, panel, tile)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => put(&plain::floats_avx2(format, panel, rows, tile.row)),
+        Isa::Avx2 => take(&plain::floats_avx2(format, panel, rows, tile.row)),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon if format.layout().is_some() => put(&neon::tile(format, panel, tile)),
-        _ => put(&plain::tile(format, panel, rows, tile.row)),
+        Isa::Neon if format.layout().is_some() => take(&neon::tile(format, panel, tile)),
+        _ => take(&plain::tile(format, panel, rows, tile.row)),
     }
 }

@@ -56,6 +56,23 @@ pub(super) fn tiles(pool: &Pool, rows: &Rows, packed: bool, without: &[Range<usi
     tiles
 }
 
+/// What is done with a tile, compiled for each number of rows.
+pub(super) trait OfTile {
+    fn of_tile<const M: usize>(&self, tile: &RowTile);
+}
+
+pub(super) fn for_each_tile(tiles: &[RowTile], work: &impl OfTile) {
+    for tile in tiles {
+        match tile.count {
+            MOST_ROWS => work.of_tile::<MOST_ROWS>(tile),
+            8 => work.of_tile::<8>(tile),
+            4 => work.of_tile::<4>(tile),
+            2 => work.of_tile::<2>(tile),
+            _ => work.of_tile::<1>(tile),
+        }
+    }
+}
+
 fn pack(rows: &Rows, row: usize, count: usize) -> Vec<u32> {
     let blocks = rows.blocks();
     let mut words = vec![0; blocks * BLOCK_WORDS * count];
