@@ -97,6 +97,7 @@ mod tests {
     ];
 
     #[test]
+    #[cfg_attr(miri, ignore = "an interpreter's pages are not whole when they have moved")]
     fn what_is_in_memory_stays_when_it_grows_and_shrinks() {
         for alignment in [1, 64, 4 << 10, 2 << 20] {
             let mut layout = Layout::from_size_align(SIZES[0], alignment).unwrap();
@@ -133,6 +134,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "an interpreter ends where a system refuses")]
     fn what_cannot_be_had_is_null() {
         for size in [1 << 60, isize::MAX as usize - 64] {
             let layout = Layout::from_size_align(size, 8).unwrap();

@@ -11,8 +11,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::ahead::fetch_ahead;
-use super::avx512::{self, group_words, layout_of, scales_of};
+use super::avx512::{group_words, scales_of};
 use super::bfloat16::{RowTiles, Sums, Weights, multiply_plain};
+use super::formats::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, layout_of};
 use crate::WeightFormat;
 use crate::bfloat16::avx512::{rounded, side_by_side};
 use crate::bfloat16_rows::TILE_ROWS;
@@ -208,12 +209,12 @@ pub(super) fn unpack(
     unsafe {
         match format {
             WeightFormat::BF16 => unpack_pairs(panel, blocks, out, place),
-            WeightFormat::Q4_0 => unpack_quants::<{ avx512::Q4_0 }>(panel, blocks, out, place),
-            WeightFormat::Q5_0 => unpack_quants::<{ avx512::Q5_0 }>(panel, blocks, out, place),
-            WeightFormat::Q8_0 => unpack_quants::<{ avx512::Q8_0 }>(panel, blocks, out, place),
-            WeightFormat::Q4K => unpack_quants::<{ avx512::Q4K }>(panel, blocks, out, place),
-            WeightFormat::Q5K => unpack_quants::<{ avx512::Q5K }>(panel, blocks, out, place),
-            WeightFormat::Q6K => unpack_quants::<{ avx512::Q6K }>(panel, blocks, out, place),
+            WeightFormat::Q4_0 => unpack_quants::<Q4_0>(panel, blocks, out, place),
+            WeightFormat::Q5_0 => unpack_quants::<Q5_0>(panel, blocks, out, place),
+            WeightFormat::Q8_0 => unpack_quants::<Q8_0>(panel, blocks, out, place),
+            WeightFormat::Q4K => unpack_quants::<Q4K>(panel, blocks, out, place),
+            WeightFormat::Q5K => unpack_quants::<Q5K>(panel, blocks, out, place),
+            WeightFormat::Q6K => unpack_quants::<Q6K>(panel, blocks, out, place),
             WeightFormat::F32 | WeightFormat::F16 => unreachable!("{format:?} has no products of bfloat16"),
         }
     }
@@ -294,7 +295,7 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
             };
             let mut scales = by_halves(scales_of::<F>(unit, block, 0));
             for group in 0..GROUPS {
-                if F == avx512::Q6K && group == GROUPS / 2 {
+                if F == Q6K && group == GROUPS / 2 {
                     scales = by_halves(scales_of::<F>(unit, block, 1));
                 }
                 let words = group_words::<F>(lines, group);
@@ -303,7 +304,7 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
                     let quants = _mm512_sub_ps(_mm512_castsi512_ps(quants), taken_off);
                     let (scale, minimum) = scales[half];
                     let scaled = _mm512_mul_ps(quants, scale);
-                    if F == avx512::Q4K || F == avx512::Q5K { _mm512_sub_ps(scaled, minimum) } else { scaled }
+                    if F == Q4K || F == Q5K { _mm512_sub_ps(scaled, minimum) } else { scaled }
                 };
                 for pair in 0..2 {
                     let line = &raw mut tile[2 * group + pair];

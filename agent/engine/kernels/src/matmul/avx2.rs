@@ -13,21 +13,15 @@ use std::arch::x86_64::{
 
 use super::Tile;
 use super::ahead::fetch_ahead;
+use super::formats::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, layout_of};
 use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
 use crate::WeightFormat;
-use crate::format::{GROUPS, Layout};
+use crate::format::GROUPS;
 use crate::line::{Line, PANEL_ROWS};
 
 const LANES: usize = PANEL_ROWS / 2;
 /// Rows whose sums stay in registers.
 const MOST_ROWS: usize = 4;
-
-const Q4_0: u8 = 0;
-const Q5_0: u8 = 1;
-const Q8_0: u8 = 2;
-const Q4K: u8 = 3;
-const Q5K: u8 = 4;
-const Q6K: u8 = 5;
 
 /// Groups of four whose products are summed in 16 bits: with quants of `b` bits two products are at most
 /// `2 (2^b - 1) 127`, which fits into 15 bits so many times.
@@ -45,71 +39,66 @@ const fn groups_in_16_bits(format: u8) -> usize {
 /// # Panics
 /// When the format is not quantized: that is a bug of the caller.
 pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], tile: &RowTile) -> Tile<M> {
-    let Some(layout) = format.layout() else { unreachable!("{format:?} is not quantized") };
     assert!(tile.count == M, "the tile has other rows");
-    let units = panel.len() / layout.unit_lines();
-    assert!(
-        tile.words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M,
-        "rows are narrower than the panel"
-    );
     let words = &tile.words;
     // SAFETY: the caller names an instruction set that the machine has.
     unsafe {
         match format {
-            WeightFormat::Q4_0 => quantized::<Q4_0, M>(layout, panel, words),
-            WeightFormat::Q5_0 => quantized::<Q5_0, M>(layout, panel, words),
-            WeightFormat::Q8_0 => quantized::<Q8_0, M>(layout, panel, words),
-            WeightFormat::Q4K => quantized::<Q4K, M>(layout, panel, words),
-            WeightFormat::Q5K => quantized::<Q5K, M>(layout, panel, words),
-            _ => quantized::<Q6K, M>(layout, panel, words),
+            WeightFormat::Q4_0 => quantized::<Q4_0, M>(panel, words),
+            WeightFormat::Q5_0 => quantized::<Q5_0, M>(panel, words),
+            WeightFormat::Q8_0 => quantized::<Q8_0, M>(panel, words),
+            WeightFormat::Q4K => quantized::<Q4K, M>(panel, words),
+            WeightFormat::Q5K => quantized::<Q5K, M>(panel, words),
+            WeightFormat::Q6K => quantized::<Q6K, M>(panel, words),
+            _ => unreachable!("{format:?} is not quantized"),
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantized<const F: u8, const M: usize>(layout: Layout, panel: &[Line], words: &[u32]) -> Tile<M> {
+fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile<M> {
     let mut tile = [[0.0; PANEL_ROWS]; M];
     for half in 0..2 {
         for (index, rows) in tile.chunks_mut(MOST_ROWS).enumerate() {
             let first = index * MOST_ROWS;
             match rows.len() {
-                4 => few_rows::<F, 4>(layout, panel, words, M, first, half, rows),
-                2 => few_rows::<F, 2>(layout, panel, words, M, first, half, rows),
-                _ => few_rows::<F, 1>(layout, panel, words, M, first, half, rows),
+                4 => few_rows::<F, M, 4>(panel, words, first, half, rows),
+                2 => few_rows::<F, M, 2>(panel, words, first, half, rows),
+                _ => few_rows::<F, M, 1>(panel, words, first, half, rows),
             }
         }
     }
     tile
 }
 
-/// Eight lanes of `C` rows from `first` on, of a tile of `count`.
+/// Eight lanes of `C` rows from `first` on, of a tile of `M`.
 #[inline]
 #[allow(clippy::needless_range_loop, reason = "constant bounds are what the compiler unrolls")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few_rows<const F: u8, const C: usize>(
-    layout: Layout,
+fn few_rows<const F: u8, const M: usize, const C: usize>(
     panel: &[Line],
     words: &[u32],
-    count: usize,
     first: usize,
     half_of_panel: usize,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     let mut sums = [_mm256_setzero_ps(); C];
+    let layout = layout_of(F);
     let units = panel.len() / layout.unit_lines();
+    assert!(words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M, "rows are narrower than the panel");
     let (mut unit, mut words) = (panel.as_ptr(), words.as_ptr());
     let ones = _mm256_set1_epi16(1);
     for _ in 0..units {
         for block in 0..layout.unit_blocks {
-            // SAFETY: the unit has its lines, and the tile has `BLOCK_WORDS * count` words for each block of each unit, as
-            // `tile` has asserted.
+            // SAFETY: the unit has its lines, and the tile has `BLOCK_WORDS * M` words for each block of each unit, by
+            // the assertion.
             unsafe {
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
                 // Those of the other half and of other rows are the same.
                 if half_of_panel == 0 && first == 0 {
                     fetch_ahead(lines, layout.quant_lines);
                 }
-                let word = |which: usize, m: usize| (*words.add(which * count + first + m)).cast_signed();
+                let word = |which: usize, m: usize| (*words.add(which * M + first + m)).cast_signed();
                 let float = |which, m| _mm256_castsi256_ps(_mm256_set1_epi32(word(which, m)));
                 let halves = if F == Q6K { 2 } else { 1 };
                 for half in 0..halves {
@@ -150,7 +139,7 @@ fn few_rows<const F: u8, const C: usize>(
                         }
                     }
                 }
-                words = words.add(BLOCK_WORDS * count);
+                words = words.add(BLOCK_WORDS * M);
             }
         }
         // SAFETY: at most one past the end.

@@ -10,42 +10,12 @@ use std::arch::x86_64::{
 
 use super::Tile;
 use super::ahead::fetch_ahead;
+use super::formats::{BF16, F16, F32, Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, format_of, layout_of};
 use super::plain::PARTIAL_SUMS;
 use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
-use crate::format::{GROUPS, Layout};
+use crate::format::GROUPS;
 use crate::line::{Line, PANEL_ROWS};
 use crate::{Rows, WeightFormat};
-
-const F32: u8 = 0;
-const F16: u8 = 1;
-const BF16: u8 = 2;
-pub(super) const Q4_0: u8 = 3;
-pub(super) const Q5_0: u8 = 4;
-pub(super) const Q8_0: u8 = 5;
-pub(super) const Q4K: u8 = 6;
-pub(super) const Q5K: u8 = 7;
-pub(super) const Q6K: u8 = 8;
-
-const fn format_of(number: u8) -> WeightFormat {
-    match number {
-        F32 => WeightFormat::F32,
-        F16 => WeightFormat::F16,
-        BF16 => WeightFormat::BF16,
-        Q4_0 => WeightFormat::Q4_0,
-        Q5_0 => WeightFormat::Q5_0,
-        Q8_0 => WeightFormat::Q8_0,
-        Q4K => WeightFormat::Q4K,
-        Q5K => WeightFormat::Q5K,
-        _ => WeightFormat::Q6K,
-    }
-}
-
-pub(super) const fn layout_of(number: u8) -> Layout {
-    match format_of(number).layout() {
-        Some(layout) => layout,
-        None => Layout { unit_blocks: 1, scale_lines: 0, quant_lines: 1, offset: 0 },
-    }
-}
 
 pub(super) fn tile<const M: usize>(
     format: WeightFormat,

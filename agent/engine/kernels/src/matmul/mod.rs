@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod bfloat16;
+mod formats;
 mod gated;
 #[cfg(target_arch = "aarch64")]
 mod neon;

@@ -10,9 +10,10 @@ use std::arch::aarch64::{
 use std::arch::asm;
 
 use super::Tile;
+use super::formats::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, layout_of};
 use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
 use crate::WeightFormat;
-use crate::format::{GROUPS, Layout};
+use crate::format::GROUPS;
 use crate::line::{Line, PANEL_ROWS};
 use crate::neon::from_halves;
 
@@ -20,47 +21,35 @@ use crate::neon::from_halves;
 const LANES: usize = 4;
 const REGISTER_BYTES: usize = 16;
 
-const Q4_0: u8 = 0;
-const Q5_0: u8 = 1;
-const Q8_0: u8 = 2;
-const Q4K: u8 = 3;
-const Q5K: u8 = 4;
-const Q6K: u8 = 5;
-
 /// Results of a tile of a quantized format; of floating point the compiler's own vectors do as well.
 ///
 /// # Panics
 /// When the format is not quantized: that is a bug of the caller.
 pub(super) fn tile<const M: usize>(format: WeightFormat, panel: &[Line], tile: &RowTile) -> Tile<M> {
-    let Some(layout) = format.layout() else { unreachable!("{format:?} is not quantized") };
     assert!(tile.count == M, "the tile has other rows");
-    let units = panel.len() / layout.unit_lines();
-    assert!(
-        tile.words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M,
-        "rows are narrower than the panel"
-    );
     let words = &tile.words;
     // SAFETY: the caller names an instruction set that the machine has.
     unsafe {
         match format {
-            WeightFormat::Q4_0 => quantized::<Q4_0, M>(layout, panel, words),
-            WeightFormat::Q5_0 => quantized::<Q5_0, M>(layout, panel, words),
-            WeightFormat::Q8_0 => quantized::<Q8_0, M>(layout, panel, words),
-            WeightFormat::Q4K => quantized::<Q4K, M>(layout, panel, words),
-            WeightFormat::Q5K => quantized::<Q5K, M>(layout, panel, words),
-            _ => quantized::<Q6K, M>(layout, panel, words),
+            WeightFormat::Q4_0 => quantized::<Q4_0, M>(panel, words),
+            WeightFormat::Q5_0 => quantized::<Q5_0, M>(panel, words),
+            WeightFormat::Q8_0 => quantized::<Q8_0, M>(panel, words),
+            WeightFormat::Q4K => quantized::<Q4K, M>(panel, words),
+            WeightFormat::Q5K => quantized::<Q5K, M>(panel, words),
+            WeightFormat::Q6K => quantized::<Q6K, M>(panel, words),
+            _ => unreachable!("{format:?} is not quantized"),
         }
     }
 }
 
 /// As many quarters of the panel at once as there are registers for.
 #[target_feature(enable = "neon,dotprod")]
-fn quantized<const F: u8, const M: usize>(layout: Layout, panel: &[Line], words: &[u32]) -> Tile<M> {
+fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile<M> {
     let mut tile = [[0.0; PANEL_ROWS]; M];
     match M {
-        1 | 2 => quarters::<F, M, 4>(layout, panel, words, 0, &mut tile),
-        4 => (0..4).step_by(2).for_each(|first| quarters::<F, M, 2>(layout, panel, words, first, &mut tile)),
-        _ => (0..4).for_each(|first| quarters::<F, M, 1>(layout, panel, words, first, &mut tile)),
+        1 | 2 => quarters::<F, M, 4>(panel, words, 0, &mut tile),
+        4 => (0..4).step_by(2).for_each(|first| quarters::<F, M, 2>(panel, words, first, &mut tile)),
+        _ => (0..4).for_each(|first| quarters::<F, M, 1>(panel, words, first, &mut tile)),
     }
     tile
 }
@@ -70,14 +59,15 @@ fn quantized<const F: u8, const M: usize>(layout: Layout, panel: &[Line], words:
 #[allow(clippy::needless_range_loop, reason = "constant bounds are what the compiler unrolls")]
 #[target_feature(enable = "neon,dotprod")]
 fn quarters<const F: u8, const M: usize, const Q: usize>(
-    layout: Layout,
     panel: &[Line],
     words: &[u32],
     first: usize,
     out: &mut Tile<M>,
 ) {
     let mut sums = [[vdupq_n_f32(0.0); M]; Q];
+    let layout = layout_of(F);
     let units = panel.len() / layout.unit_lines();
+    assert!(words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M, "rows are narrower than the panel");
     let (mut unit, mut words) = (panel.as_ptr(), words.as_ptr());
     for _ in 0..units {
         for block in 0..layout.unit_blocks {

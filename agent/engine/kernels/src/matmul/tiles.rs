@@ -78,25 +78,27 @@ fn pack(rows: &Rows, row: usize, count: usize) -> Vec<u32> {
     let mut words = vec![0; blocks * BLOCK_WORDS * count];
     for (block, place) in words.chunks_exact_mut(BLOCK_WORDS * count).enumerate() {
         for index in 0..count {
-            let at = (row + index) * blocks + block;
-            for (group, word) in rows.words[at * GROUPS..][..GROUPS].iter().enumerate() {
-                place[group * count + index] = *word;
-            }
-            let [first, second] = rows.sums[at];
-            let (scale, sum) = (rows.scales[at], first + second);
-            let others = [
-                (SCALE, scale.to_bits()),
-                (MINUS_SCALED_SUM, (scale * -sum as f32).to_bits()),
-                (MINUS_8_SUMS, (-8 * sum).cast_unsigned()),
-                (MINUS_16_SUMS, (-16 * sum).cast_unsigned()),
-                (MINUS_128_SUMS, (-128 * sum).cast_unsigned()),
-                (MINUS_32_HALF_SUMS, (-32 * first).cast_unsigned()),
-                (MINUS_32_HALF_SUMS + 1, (-32 * second).cast_unsigned()),
-            ];
-            for (which, word) in others {
-                place[which * count + index] = word;
+            let block = words_of(rows, (row + index) * blocks + block);
+            for (of_rows, word) in place.chunks_exact_mut(count).zip(block) {
+                of_rows[index] = word;
             }
         }
     }
+    words
+}
+
+/// Of a block, counted through all rows.
+fn words_of(rows: &Rows, block: usize) -> [u32; BLOCK_WORDS] {
+    let mut words = [0; BLOCK_WORDS];
+    words[..GROUPS].copy_from_slice(&rows.words[block * GROUPS..][..GROUPS]);
+    let (scale, [first, second]) = (rows.scales[block], rows.sums[block]);
+    let sum = first + second;
+    words[SCALE] = scale.to_bits();
+    words[MINUS_SCALED_SUM] = (scale * -sum as f32).to_bits();
+    words[MINUS_8_SUMS] = (-8 * sum).cast_unsigned();
+    words[MINUS_16_SUMS] = (-16 * sum).cast_unsigned();
+    words[MINUS_128_SUMS] = (-128 * sum).cast_unsigned();
+    words[MINUS_32_HALF_SUMS] = (-32 * first).cast_unsigned();
+    words[MINUS_32_HALF_SUMS + 1] = (-32 * second).cast_unsigned();
     words
 }
