@@ -34,6 +34,8 @@ mod pool;
 mod quantize;
 mod repack;
 mod rows;
+#[cfg(test)]
+mod sizes;
 mod zeroed;
 
 pub use background::give_way_to_others;
