@@ -249,7 +249,7 @@ impl Layer {
             let matrices = GateAndUp { gate: &self.gate, up: &self.up };
             matmul_gated(pool, &scratch.normed, matrices, activate, &mut scratch.gated);
         } else {
-            self.gate_adapted(decoder, index, step, activate, scratch);
+            self.gate_apart(decoder, index, step, activate, scratch);
         }
         scratch.output.resize(count * width, 0.0);
         let product = Product { matrix: &self.down, column: 0 };
@@ -257,8 +257,8 @@ impl Layer {
         step.adapted.add(pool, (index, Linear::Down), &scratch.gated, &mut scratch.output, 0, width);
     }
 
-    /// Gates the products in a step of their own, behind what adapters add to them.
-    fn gate_adapted(
+    /// Gates the products in a pass of their own: behind what adapters add to them, or where a matrix cannot have rows in bfloat16.
+    fn gate_apart(
         &self,
         decoder: &Decoder,
         index: usize,

@@ -6,6 +6,7 @@ use super::gated::{GateAndUp, matmul_gated_with};
 use super::test_weights::bytes;
 use super::{Product, matmul_with};
 use crate::elementwise::{gelu_gate, silu_gate};
+use crate::format::GROUPS;
 use crate::sizes::most;
 use crate::{Isa, Matrix, Pool, Rows, WeightFormat};
 
@@ -136,7 +137,7 @@ proptest! {
             for row in (0..asking.len()).filter(|row| !asking[*row]) {
                 let floats = row * outputs..(row + 1) * outputs;
                 prop_assert_eq!(&out.floats()[floats.clone()], &expected.floats()[floats], "{:?} of {:?}", isa, &formats);
-                let words = row * out.blocks() * 8..(row + 1) * out.blocks() * 8;
+                let words = row * out.blocks() * GROUPS..(row + 1) * out.blocks() * GROUPS;
                 prop_assert_eq!(&out.words[words.clone()], &expected.words[words]);
             }
         }
