@@ -28,7 +28,8 @@ pub(super) fn hint(app: &App, model: &Model) -> String {
     match (serves, rollout) {
         (Some(WORSE), _) => "3/7  quality fell; press r and Enter to roll back".into(),
         (Some(_), None) => {
-            "1/7  live traffic; press d, type worse, Enter, Enter: deploy a worse model".into()
+            let choose = if app.deployment_in_view(model).is_none() { "j, " } else { "" };
+            format!("1/7  live traffic; press {choose}d, type worse, Enter, Enter: deploy a worse model")
         }
         (Some(_), Some(_)) => teaching(app, model),
         (None, _) => "the model is loading".into(),
