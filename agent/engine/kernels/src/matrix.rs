@@ -42,7 +42,7 @@ impl Matrix {
         let panels = rows.div_ceil(PANEL_ROWS);
         let panels_a_task =
             (MOST_BYTES_A_TASK / (PANEL_ROWS * row_bytes).max(1)).clamp(1, MOST_PANELS_A_TASK);
-        let mut lines = Zeroed::new(panels.saturating_mul(panel_lines))?;
+        let mut lines = Zeroed::in_large_pages(panels.saturating_mul(panel_lines))?;
         let mut tasks: Vec<(usize, &mut [Line], Result<(), E>)> = lines
             .chunks_mut((panels_a_task * panel_lines).max(1))
             .enumerate()
@@ -93,7 +93,7 @@ impl Matrix {
         columns: usize,
         words: &[[u32; PANEL_ROWS]],
     ) -> std::io::Result<Self> {
-        let mut lines = Zeroed::<Line>::new(words.len())?;
+        let mut lines = Zeroed::<Line>::in_large_pages(words.len())?;
         for (line, words) in lines.iter_mut().zip(words) {
             line.0 = *words;
         }
