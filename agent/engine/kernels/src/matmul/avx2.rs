@@ -63,6 +63,7 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
             let first = index * MOST_ROWS;
             match rows.len() {
                 4 => few_rows::<F, M, 4>(panel, words, first, half, rows),
+                3 => few_rows::<F, M, 3>(panel, words, first, half, rows),
                 2 => few_rows::<F, M, 2>(panel, words, first, half, rows),
                 _ => few_rows::<F, M, 1>(panel, words, first, half, rows),
             }

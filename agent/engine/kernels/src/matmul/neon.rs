@@ -48,7 +48,7 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
     let mut tile = [[0.0; PANEL_ROWS]; M];
     match M {
         1 | 2 => quarters::<F, M, 4>(panel, words, 0, &mut tile),
-        4 => (0..4).step_by(2).for_each(|first| quarters::<F, M, 2>(panel, words, first, &mut tile)),
+        3 | 4 => (0..4).step_by(2).for_each(|first| quarters::<F, M, 2>(panel, words, first, &mut tile)),
         _ => (0..4).for_each(|first| quarters::<F, M, 1>(panel, words, first, &mut tile)),
     }
     tile

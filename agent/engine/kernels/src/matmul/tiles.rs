@@ -37,14 +37,13 @@ pub(super) struct RowTile {
     pub(super) words: Vec<u32>,
 }
 
-/// Cuts rows, but for those `without`, into tiles of twelve, and what is left into eight, four, two and one.
+/// Cuts rows, but for those `without`, into as few tiles as can be: each reads all weights.
 pub(super) fn tiles(pool: &Pool, rows: &Rows, packed: bool, without: &[Range<usize>]) -> Vec<RowTile> {
     let mut tiles = Vec::new();
     let mut row = 0;
     for next in without.iter().chain([&(rows.count()..rows.count())]) {
         while row < next.start {
-            let left = next.start - row;
-            let count = if left >= MOST_ROWS { MOST_ROWS } else { 1 << left.ilog2() };
+            let count = (next.start - row).min(MOST_ROWS);
             tiles.push(RowTile { row, count, words: Vec::new() });
             row += count;
         }
@@ -64,11 +63,18 @@ pub(super) trait OfTile {
 pub(super) fn for_each_tile(tiles: &[RowTile], work: &impl OfTile) {
     for tile in tiles {
         match tile.count {
-            MOST_ROWS => work.of_tile::<MOST_ROWS>(tile),
-            8 => work.of_tile::<8>(tile),
-            4 => work.of_tile::<4>(tile),
+            1 => work.of_tile::<1>(tile),
             2 => work.of_tile::<2>(tile),
-            _ => work.of_tile::<1>(tile),
+            3 => work.of_tile::<3>(tile),
+            4 => work.of_tile::<4>(tile),
+            5 => work.of_tile::<5>(tile),
+            6 => work.of_tile::<6>(tile),
+            7 => work.of_tile::<7>(tile),
+            8 => work.of_tile::<8>(tile),
+            9 => work.of_tile::<9>(tile),
+            10 => work.of_tile::<10>(tile),
+            11 => work.of_tile::<11>(tile),
+            _ => work.of_tile::<MOST_ROWS>(tile),
         }
     }
 }
