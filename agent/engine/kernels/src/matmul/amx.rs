@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::ahead::fetch_ahead;
+use super::ahead::Ahead;
 use super::avx512::{group_words, scales_of};
 use super::bfloat16::{RowTiles, Sums, Weights, multiply_plain};
 use super::formats::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, layout_of};
@@ -285,7 +285,7 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
         // SAFETY: the unit has all its lines, and lines are registers.
         unsafe {
             let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
-            fetch_ahead(lines, layout.quant_lines);
+            Ahead::Early.fetch(lines, layout.quant_lines);
             let by_halves = |of_outputs: (__m512, __m512)| {
                 let of_half = |half: usize| {
                     let lanes = outputs[half];

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 };
 
 use super::Tile;
-use super::ahead::fetch_ahead;
+use super::ahead::Ahead;
 use super::formats::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, layout_of};
 use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
 use crate::WeightFormat;
@@ -87,6 +87,7 @@ fn few_rows<const F: u8, const M: usize, const C: usize>(
     let layout = layout_of(F);
     let units = panel.len() / layout.unit_lines();
     assert!(words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M, "rows are narrower than the panel");
+    let ahead = Ahead::here();
     let (mut unit, mut words) = (panel.as_ptr(), words.as_ptr());
     let ones = _mm256_set1_epi16(1);
     for _ in 0..units {
@@ -97,7 +98,7 @@ fn few_rows<const F: u8, const M: usize, const C: usize>(
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
                 // Those of the other half and of other rows are the same.
                 if half_of_panel == 0 && first == 0 {
-                    fetch_ahead(lines, layout.quant_lines);
+                    ahead.fetch(lines, layout.quant_lines);
                 }
                 let word = |which: usize, m: usize| (*words.add(which * M + first + m)).cast_signed();
                 let float = |which, m| _mm256_castsi256_ps(_mm256_set1_epi32(word(which, m)));

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 };
 
 use super::Tile;
-use super::ahead::fetch_ahead;
+use super::ahead::Ahead;
 use super::formats::{BF16, F16, F32, Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, format_of, layout_of};
 use super::plain::PARTIAL_SUMS;
 use super::tiles::{BLOCK_WORDS, MINUS_SCALED_SUM, RowTile, SCALE, offset_word};
@@ -49,6 +49,7 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
     let units = panel.len() / layout.unit_lines();
     assert!(words.len() >= units * layout.unit_blocks * BLOCK_WORDS * M, "rows are narrower than the panel");
     let mut sums = [_mm512_setzero_ps(); M];
+    let ahead = Ahead::here();
     let (mut unit, mut words) = (panel.as_ptr(), words.as_ptr());
     for _ in 0..units {
         for block in 0..layout.unit_blocks {
@@ -56,7 +57,7 @@ fn quantized<const F: u8, const M: usize>(panel: &[Line], words: &[u32]) -> Tile
             // the assertion.
             unsafe {
                 let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
-                fetch_ahead(lines, layout.quant_lines);
+                ahead.fetch(lines, layout.quant_lines);
                 let word = |which: usize, m: usize| (*words.add(which * M + m)).cast_signed();
                 let float = |which, m| _mm512_castsi512_ps(_mm512_set1_epi32(word(which, m)));
                 let halves = if F == Q6K { 2 } else { 1 };
@@ -173,11 +174,12 @@ unsafe fn floating<const F: u8, const M: usize>(panel: &[Line], rows: &Rows, row
     assert!(panel.len() >= format_of(F).panel_lines(columns), "the panel is too short");
     let floats = rows.floats()[row * columns..][..M * columns].as_ptr();
     let panel = panel.as_ptr();
+    let ahead = Ahead::here();
     let mut partial = [[_mm512_setzero_ps(); M]; PARTIAL_SUMS];
     let mut column = 0;
     while column < columns {
         let lines = PARTIAL_SUMS * format_of(F).panel_lines(2) / 2;
-        fetch_ahead(panel.wrapping_add(column / PARTIAL_SUMS * lines), lines);
+        ahead.fetch(panel.wrapping_add(column / PARTIAL_SUMS * lines), lines);
         for part in 0..PARTIAL_SUMS {
             if column + part >= columns {
                 break;
