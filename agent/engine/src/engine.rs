@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -17,6 +17,7 @@ use crate::device::Device;
 use crate::executor::Executor;
 use crate::footprint::{block_bytes, cache_blocks, context_tokens, max_logit_rows, max_step_tokens};
 use crate::generation::{EventSink, GenerationRequest};
+use crate::large_pages::LargePages;
 use crate::model::Model;
 use crate::scheduler::{Plan, Running, SchedulerLimits, Waiting, plan};
 use crate::scratch::Scratch;
@@ -168,6 +169,7 @@ impl Engine {
             running: Vec::new(),
             blocks: BlockPool::new(blocks, windows),
             executor,
+            large_pages: LargePages::new(&model),
             payoff: Payoff::default(),
             served: HashMap::new(),
             steps: 0,
@@ -256,6 +258,7 @@ struct Worker {
     running: Vec<Sequence>,
     blocks: BlockPool,
     executor: Executor,
+    large_pages: LargePages,
     payoff: Payoff,
     /// Tokens computed for each key.
     served: HashMap<u64, u64>,
@@ -286,9 +289,9 @@ impl Worker {
     /// Takes what has come; sleeps while there is nothing to do. False when the engine is dropped.
     fn receive(&mut self, submissions: &Receiver<Submission>) -> bool {
         if self.running.is_empty() && self.waiting.is_empty() {
-            match submissions.recv() {
+            match self.idle(submissions) {
                 Ok(submission) => self.queue(submission),
-                Err(_) => return false,
+                Err(RecvError) => return false,
             }
         }
         // What is beyond the limit stays in the channel, which is bounded too and refuses when full.
@@ -300,6 +303,18 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// The next that comes.
+    fn idle(&mut self, submissions: &Receiver<Submission>) -> Result<Submission, RecvError> {
+        loop {
+            match submissions.try_recv() {
+                Ok(submission) => return Ok(submission),
+                Err(TryRecvError::Empty) if self.large_pages.gather() => {}
+                Err(TryRecvError::Empty) => return submissions.recv(),
+                Err(TryRecvError::Disconnected) => return Err(RecvError),
+            }
+        }
     }
 
     fn queue(&mut self, Submission { request, sink }: Submission) {

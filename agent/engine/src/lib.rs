@@ -23,6 +23,7 @@ pub mod generation;
 mod gguf;
 pub mod gpu;
 mod hf_config;
+pub mod large_pages;
 pub mod model;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics and says where")]

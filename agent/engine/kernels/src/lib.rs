@@ -22,6 +22,7 @@ mod format;
 pub mod gpu;
 pub mod gradients;
 mod isa;
+mod large_pages;
 pub mod limits;
 mod line;
 pub mod logits;

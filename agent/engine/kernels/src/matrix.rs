@@ -2,7 +2,7 @@ use std::cell::RefCell;
 
 use crate::line::{Line, PANEL_ROWS};
 use crate::zeroed::Zeroed;
-use crate::{Pool, WeightFormat, repack};
+use crate::{Pool, WeightFormat, large_pages, repack};
 
 /// What one task reads and lays out, in panels and in bytes; at least one panel.
 const MOST_PANELS_A_TASK: usize = 32;
@@ -42,7 +42,7 @@ impl Matrix {
         let panels = rows.div_ceil(PANEL_ROWS);
         let panels_a_task =
             (MOST_BYTES_A_TASK / (PANEL_ROWS * row_bytes).max(1)).clamp(1, MOST_PANELS_A_TASK);
-        let mut lines = Zeroed::in_large_pages(panels.saturating_mul(panel_lines))?;
+        let mut lines = Zeroed::new(panels.saturating_mul(panel_lines))?;
         let mut tasks: Vec<(usize, &mut [Line], Result<(), E>)> = lines
             .chunks_mut((panels_a_task * panel_lines).max(1))
             .enumerate()
@@ -93,11 +93,16 @@ impl Matrix {
         columns: usize,
         words: &[[u32; PANEL_ROWS]],
     ) -> std::io::Result<Self> {
-        let mut lines = Zeroed::<Line>::in_large_pages(words.len())?;
+        let mut lines = Zeroed::<Line>::new(words.len())?;
         for (line, words) in lines.iter_mut().zip(words) {
             line.0 = *words;
         }
         Ok(Self { format, rows, columns, panel_lines: format.panel_lines(columns), lines })
+    }
+
+    /// Has the system move the `part`th 2 MiB of it into one page, which takes it a millisecond or some; false when there is no such part.
+    pub fn gather_pages(&self, part: usize) -> bool {
+        large_pages::gather(&self.lines, part)
     }
 
     /// Outputs.

@@ -60,21 +60,6 @@ impl<T: Zeroable> Zeroed<T> {
         let map = MmapMut::map_anon(bytes).map_err(|_| refused())?;
         Ok(Self(Storage::Mapped { map, count }))
     }
-
-    /// So many of them, for what is written whole and read from end to end: in pages of 2 MiB where the system has them, which a
-    /// processor looks up far less often.
-    ///
-    /// # Errors
-    /// When the system has not so much memory.
-    pub(crate) fn in_large_pages(count: usize) -> Result<Self, Error> {
-        let values = Self::new(count)?;
-        #[cfg(all(target_os = "linux", not(miri)))]
-        if let Storage::Mapped { map, .. } = &values.0 {
-            // Without them everything is as before, only slower.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-        Ok(values)
-    }
 }
 
 impl<T: Zeroable> Deref for Zeroed<T> {
@@ -114,27 +99,6 @@ mod tests {
         let mut many = Zeroed::<u64>::new(1 << 18).unwrap();
         many[(1 << 18) - 1] = 7;
         assert_eq!((many.len(), many.iter().sum::<u64>()), (1 << 18, 7));
-    }
-
-    /// As the system lists it: each mapping, and behind it what it is and was asked to be.
-    #[test]
-    #[cfg(all(target_os = "linux", not(miri)))]
-    fn large_pages_are_asked_for() {
-        let asked_for = |values: &Zeroed<u64>| {
-            let address = values.as_ptr() as usize;
-            let holds_it = |line: &str| {
-                let (range, _) = line.split_once(' ')?;
-                let (first, end) = range.split_once('-')?;
-                let number = |text| usize::from_str_radix(text, 16).ok();
-                Some((number(first)?..number(end)?).contains(&address))
-            };
-            let mappings = std::fs::read_to_string("/proc/self/smaps").unwrap();
-            let mut of_it = mappings.lines().skip_while(|line| holds_it(line) != Some(true));
-            of_it.find(|line| line.starts_with("VmFlags:")).unwrap().split(' ').any(|flag| flag == "hg")
-        };
-        let has_them = std::fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap();
-        assert_eq!(asked_for(&Zeroed::in_large_pages(1 << 20).unwrap()), has_them);
-        assert!(!asked_for(&Zeroed::new(1 << 20).unwrap()));
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Layer {
         })
     }
 
-    fn matrices(&self) -> [&Matrix; 7] {
+    pub(super) fn matrices(&self) -> [&Matrix; 7] {
         [&self.query, &self.key, &self.value, &self.attention_output, &self.gate, &self.up, &self.down]
     }
 

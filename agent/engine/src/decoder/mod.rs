@@ -106,6 +106,11 @@ impl Decoder {
         self.size_bytes() - embedding
     }
 
+    /// All that a step reads.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers.iter().flat_map(Layer::matrices).chain([&*self.output])
+    }
+
     /// How the matrices of its layers are stored; most of them, where they differ.
     pub fn layer_format(&self) -> WeightFormat {
         self.layers.first().map_or(WeightFormat::F32, |layer| layer.gate.format())

@@ -1,0 +1,58 @@
+//! Large pages for what is read from end to end, again and again: a processor looks up one place of 2 MiB, and not 512 of 4 KiB.
+
+use std::sync::OnceLock;
+
+const LARGE_PAGE_BYTES: usize = 2 << 20;
+/// What the system's administrator says of large pages: the choice in brackets.
+const CHOICE: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+static ARE_WANTED: OnceLock<bool> = OnceLock::new();
+
+/// Has the system move the `part`th stretch of 2 MiB of these values into one page, which takes it a millisecond or some; others may read
+/// them meanwhile. It is better done behind a load than while the pages are first written: a host that has to find the memory for its
+/// guest makes them slow to come. False when there is no such stretch. Where the system has no large pages, or shall not use
+/// any, all is as before, only slower to read.
+pub(crate) fn gather<T>(values: &[T], part: usize) -> bool {
+    let values = values.as_ptr_range();
+    let first = (values.start as usize).next_multiple_of(LARGE_PAGE_BYTES) + part * LARGE_PAGE_BYTES;
+    if first + LARGE_PAGE_BYTES > values.end as usize {
+        return false;
+    }
+    let are_wanted = || std::fs::read_to_string(CHOICE).is_ok_and(|choice| !choice.contains("[never]"));
+    if *ARE_WANTED.get_or_init(are_wanted) {
+        collapse(first);
+    }
+    true
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+fn collapse(first: usize) {
+    use nix::libc::{MADV_COLLAPSE, madvise};
+    // SAFETY: the stretch is of a slice that the caller borrows, and its contents stay. A system from before Linux 6.1 refuses.
+    let _ = unsafe { madvise(std::ptr::with_exposed_provenance_mut(first), LARGE_PAGE_BYTES, MADV_COLLAPSE) };
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn collapse(_first: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::{LARGE_PAGE_BYTES, gather};
+    use crate::zeroed::Zeroed;
+
+    #[test]
+    fn every_stretch_moves_once_and_nothing_changes() {
+        const WORDS: usize = LARGE_PAGE_BYTES / 8;
+        let mut values = Zeroed::<u64>::new(4 * WORDS).unwrap();
+        values.iter_mut().zip(0..).for_each(|(value, index)| *value = index);
+        let parts = (0..).take_while(|part| gather(&values, *part)).count();
+        assert!((3..=4).contains(&parts), "{parts}");
+        assert!(values.iter().copied().eq(0..4 * WORDS as u64));
+    }
+
+    #[test]
+    fn what_is_small_has_no_stretch() {
+        assert!(!gather(&[0_u64; 64], 0));
+        assert!(!gather::<u64>(&[], 0));
+    }
+}
