@@ -41,6 +41,7 @@ mod tests {
     use crate::zeroed::Zeroed;
 
     #[test]
+    #[cfg_attr(miri, ignore = "nothing moves there, and megabytes take minutes")]
     fn every_stretch_moves_once_and_nothing_changes() {
         const WORDS: usize = LARGE_PAGE_BYTES / 8;
         let mut values = Zeroed::<u64>::new(4 * WORDS).unwrap();
