@@ -18,37 +18,68 @@ pub(crate) fn gather<T>(values: &[T], part: usize) -> bool {
     if first + LARGE_PAGE_BYTES > values.end as usize {
         return false;
     }
-    let are_wanted = || std::fs::read_to_string(CHOICE).is_ok_and(|choice| !choice.contains("[never]"));
-    if *ARE_WANTED.get_or_init(are_wanted) {
+    if are_wanted() {
         collapse(first);
     }
     true
 }
 
+fn are_wanted() -> bool {
+    *ARE_WANTED
+        .get_or_init(|| std::fs::read_to_string(CHOICE).is_ok_and(|choice| !choice.contains("[never]")))
+}
+
+/// Whether it has moved.
 #[cfg(all(target_os = "linux", not(miri)))]
-fn collapse(first: usize) {
+fn collapse(first: usize) -> bool {
     use nix::libc::{MADV_COLLAPSE, madvise};
     // SAFETY: the stretch is of a slice that the caller borrows, and its contents stay. A system from before Linux 6.1 refuses.
-    let _ = unsafe { madvise(std::ptr::with_exposed_provenance_mut(first), LARGE_PAGE_BYTES, MADV_COLLAPSE) };
+    unsafe { madvise(std::ptr::with_exposed_provenance_mut(first), LARGE_PAGE_BYTES, MADV_COLLAPSE) == 0 }
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
-fn collapse(_first: usize) {}
+fn collapse(_first: usize) -> bool {
+    false
+}
 
 #[cfg(test)]
 mod tests {
-    use super::{LARGE_PAGE_BYTES, gather};
+    use super::{LARGE_PAGE_BYTES, are_wanted, collapse, gather};
     use crate::zeroed::Zeroed;
+
+    const WORDS: usize = LARGE_PAGE_BYTES / size_of::<u64>();
+
+    fn written() -> Zeroed<u64> {
+        let mut values = Zeroed::new(4 * WORDS).unwrap();
+        values.iter_mut().zip(0..).for_each(|(value, index)| *value = index);
+        values
+    }
+
+    /// Of the mapping that holds the address, as the system lists it.
+    fn kib_in_large_pages(address: usize) -> usize {
+        let holds_it = |line: &str| {
+            let (first, end) = line.split_once(' ')?.0.split_once('-')?;
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            Some((number(first)?..number(end)?).contains(&address))
+        };
+        let mappings = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut of_it = mappings.lines().skip_while(|line| holds_it(line) != Some(true));
+        let size = of_it.find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+        size.trim().trim_end_matches(" kB").parse().unwrap()
+    }
 
     #[test]
     #[cfg_attr(miri, ignore = "nothing moves there, and megabytes take minutes")]
-    fn every_stretch_moves_once_and_nothing_changes() {
-        const WORDS: usize = LARGE_PAGE_BYTES / 8;
-        let mut values = Zeroed::<u64>::new(4 * WORDS).unwrap();
-        values.iter_mut().zip(0..).for_each(|(value, index)| *value = index);
+    fn every_stretch_moves_and_nothing_changes() {
+        let (others, values) = (written(), written());
+        let stretch = (others.as_ptr() as usize).next_multiple_of(LARGE_PAGE_BYTES);
+        let can_move = are_wanted() && collapse(stretch);
         let parts = (0..).take_while(|part| gather(&values, *part)).count();
         assert!((3..=4).contains(&parts), "{parts}");
         assert!(values.iter().copied().eq(0..4 * WORDS as u64));
+        if can_move {
+            assert!(kib_in_large_pages(values.as_ptr() as usize) >= LARGE_PAGE_BYTES >> 10);
+        }
     }
 
     #[test]

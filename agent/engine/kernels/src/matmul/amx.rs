@@ -285,6 +285,7 @@ fn unpack_quants<const F: u8>(panel: &[Line], blocks: Range<usize>, out: &mut [W
         // SAFETY: the unit has all its lines, and lines are registers.
         unsafe {
             let lines = unit.add(layout.scale_lines + block * layout.quant_lines);
+            // Only Intel's have these tiles.
             Ahead::Early.fetch(lines, layout.quant_lines);
             let by_halves = |of_outputs: (__m512, __m512)| {
                 let of_half = |half: usize| {
