@@ -5,13 +5,20 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest that CUDA 13 knows, and the oldest whose tensor cores multiply 16 by 8 by 32 bytes at a time.
-const KERNELS: [(&str, &str); 2] =
-    [("src/gpu/step.cu", "compute_75"), ("src/gpu/product/product.cu", "compute_80")];
+/// The oldest that CUDA 13 knows, and the oldest whose tensor cores multiply 16 by 8 by 32 bytes at a time, and 16 by 8 by 16 numbers of
+/// bfloat16.
+const KERNELS: [(&str, &str); 3] = [
+    ("src/gpu/step.cu", "compute_75"),
+    ("src/gpu/product/quantized.cu", "compute_80"),
+    ("src/gpu/product/floats.cu", "compute_80"),
+];
+const SHARED: &str = "src/gpu/product/panels.cuh";
 const ON_HOST: &str = "src/gpu/on_host";
 
 fn main() {
-    println!("cargo::rerun-if-changed={ON_HOST}");
+    for shared in [ON_HOST, SHARED] {
+        println!("cargo::rerun-if-changed={shared}");
+    }
     for name in ["NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
@@ -50,7 +57,7 @@ fn compile_for_host() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(["product.cpp", "step.cpp"].map(|name| Path::new(ON_HOST).join(name)))
+        .files(["floats.cpp", "quantized.cpp", "step.cpp"].map(|name| Path::new(ON_HOST).join(name)))
         .flag("-ffp-contract=off")
         .flag("-fno-strict-aliasing")
         .warnings(false)

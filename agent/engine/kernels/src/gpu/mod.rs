@@ -1,5 +1,5 @@
-//! What a step computes on a GPU beside candle's matrix products, or in their place. Each op runs as a CUDA kernel (`step.cu`, `product.cu`)
-//! where its tensors are on a GPU, and as a plain twin where they are on the CPU; properties compare the twins with the
+//! What a step computes on a GPU beside candle's matrix products, or in their place. Each op runs as a CUDA kernel (`step.cu`,
+//! `product/*.cu`) where its tensors are on a GPU, and as a plain twin where they are on the CPU; properties compare the twins with the
 //! rest of this crate, and a machine with a GPU compares the kernels with the twins.
 //!
 //! Activations are 32-bit floats in rows. A store of keys and values is one tensor of 16-bit floats,

@@ -1,102 +1,102 @@
-//! The kernels of `product.cu`.
+//! The kernels of `quantized.cu` and `floats.cu`.
 
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
-use candle_core::{CudaStorage, Layout, Result, Shape, bail};
+use candle_core::{CudaStorage, Result, Shape, bail};
 
 use super::super::product::PanelShape;
-use super::super::product::kernel::{ProductKernel, THREADS, floats_grid, rounding_grid};
-use super::super::product::tiles::words_for;
+use super::super::product::kernel::{FloatsKernel, QuantizedKernel, THREADS, tiles_grid};
+use super::super::product::tiles::Tiles;
 use super::{Part, arguments, empty, grid, int, view};
-use crate::{Rows, WeightFormat};
+use crate::WeightFormat;
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/product.ptx"));
-const MODULE: &str = "llmdeck-product";
-/// Compute capability whose tensor cores multiply 16 by 8 by 32 bytes at a time.
+/// Compute capability whose tensor cores multiply 16 by 8 by 32 bytes at a time, and 16 by 8 by 16 numbers of bfloat16.
 const LEAST_CAPABILITY: i32 = 8;
 
 pub(in super::super) fn check(device: &CudaDevice) -> Result<()> {
     let major = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
     let capability = device.cuda_stream().context().attribute(major).w()?;
     if capability < LEAST_CAPABILITY {
-        bail!("products in bytes need compute capability {LEAST_CAPABILITY}.0, and it has {capability}");
+        bail!(
+            "products in bytes and bfloat16 need compute capability {LEAST_CAPABILITY}.0, and it has {capability}"
+        );
     }
     Ok(())
 }
 
-pub(in super::super) fn round_rows(storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-    let device = storage.device.clone();
-    let (count, columns) = layout.shape().dims2()?;
-    let rows = view::<f32>((storage, layout))?;
-    let blocks = Rows::blocks_of(columns);
+/// The name and the PTX of the module that has what concerns them.
+fn module(tiles: Tiles) -> (&'static str, &'static str) {
+    match tiles {
+        Tiles::Rounded => ("llmdeck-quantized", include_str!(concat!(env!("OUT_DIR"), "/quantized.ptx"))),
+        Tiles::Split => ("llmdeck-floats", include_str!(concat!(env!("OUT_DIR"), "/floats.ptx"))),
+    }
+}
+
+pub(in super::super) fn make_tiles(tiles: Tiles, rows: Part<'_>) -> Result<(CudaStorage, Shape)> {
+    let device = rows.0.device.clone();
+    let (count, columns) = rows.1.shape().dims2()?;
+    let rows = view::<f32>(rows)?;
     // SAFETY: the kernel writes all of it.
-    let mut out = unsafe { device.alloc::<u32>(words_for(count, columns)) }?;
+    let mut out = unsafe { device.alloc::<u32>(tiles.words(count, columns)) }?;
     let shape = out.len().into();
-    let function = device.get_or_load_custom_func("round_rows", MODULE, PTX)?;
-    let (count_i, columns_i, blocks_i) = (int(count)?, int(columns)?, int(blocks)?);
+    let name = match tiles {
+        Tiles::Rounded => "round_rows",
+        Tiles::Split => "split_rows",
+    };
+    let (module, ptx) = module(tiles);
+    let function = device.get_or_load_custom_func(name, module, ptx)?;
+    let (count_i, columns_i, blocks_i) = (int(count)?, int(columns)?, int(tiles.blocks(columns))?);
     let mut builder = function.builder();
     arguments!(builder, &rows, &mut out, &count_i, &columns_i, &blocks_i);
-    let [x, y] = rounding_grid(count, columns);
+    let [x, y] = tiles_grid(tiles, count, columns);
     // SAFETY: the views have the sizes that the kernel reads and writes.
     unsafe { builder.launch(grid([x, y, 1], THREADS)?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
 
-pub(in super::super) fn multiply_rounded(
-    shape: PanelShape,
+pub(in super::super) fn multiply_tiles(
+    PanelShape { format, outputs, columns }: PanelShape,
     count: usize,
-    tiles: Part<'_>,
+    rows: Part<'_>,
     lines: Part<'_>,
 ) -> Result<(CudaStorage, Shape)> {
-    let device = tiles.0.device.clone();
-    let (tiles, lines) = (view::<u32>(tiles)?, view::<u32>(lines)?);
-    let PanelShape { format, outputs, columns } = shape;
-    let blocks = Rows::blocks_of(columns);
-    if tiles.len() != words_for(count, columns) {
-        bail!("rounded rows are of another shape");
+    let tiles = Tiles::of(format);
+    let device = rows.0.device.clone();
+    let (rows, lines) = (view::<u32>(rows)?, view::<u32>(lines)?);
+    if rows.len() != tiles.words(count, columns) {
+        bail!("tiles are of rows of another shape");
     }
     let mut out = empty(&device, count * outputs)?;
-    let kernel = ProductKernel::of(count);
-    let kind = match kernel {
-        ProductKernel::Few1 => "few_1",
-        ProductKernel::Few2 => "few_2",
-        ProductKernel::Few4 => "few_4",
-        ProductKernel::Many4 => "many_4",
+    let (kernel, [x, y]) = match tiles {
+        Tiles::Rounded => {
+            let kernel = QuantizedKernel::of(count);
+            let name = match kernel {
+                QuantizedKernel::Few1 => "few_1",
+                QuantizedKernel::Few2 => "few_2",
+                QuantizedKernel::Few4 => "few_4",
+                QuantizedKernel::Many4 => "many_4",
+            };
+            (name.to_owned(), kernel.grid(outputs, count))
+        }
+        Tiles::Split => {
+            let kernel = FloatsKernel::of(count);
+            (format!("{}_{}", kernel.panels, kernel.tiles), kernel.grid(outputs, count))
+        }
     };
-    let name = format!("multiply_{}_{kind}", name(format));
-    let function = device.get_or_load_custom_func(&name, MODULE, PTX)?;
-    let (outputs_i, count_i, columns_i, blocks_i) = (int(outputs)?, int(count)?, int(columns)?, int(blocks)?);
+    let (module, ptx) = module(tiles);
+    let function =
+        device.get_or_load_custom_func(&format!("multiply_{}_{kernel}", name(format)), module, ptx)?;
+    let (outputs_i, count_i) = (int(outputs)?, int(count)?);
+    let (columns_i, blocks_i) = (int(columns)?, int(tiles.blocks(columns))?);
     let mut builder = function.builder();
-    arguments!(builder, &lines, &tiles, &mut out, &outputs_i, &count_i, &columns_i, &blocks_i);
-    let [x, y] = kernel.grid(outputs, count);
+    arguments!(builder, &lines, &rows, &mut out, &outputs_i, &count_i, &columns_i, &blocks_i);
     // SAFETY: the views have the sizes that the kernel reads and writes: panels are of the shape that they were made with.
     unsafe { builder.launch(grid([x, y, 1], THREADS)?) }.w()?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), (count, outputs).into()))
 }
 
-pub(in super::super) fn multiply_floats(
-    shape: PanelShape,
-    rows: Part<'_>,
-    lines: Part<'_>,
-) -> Result<(CudaStorage, Shape)> {
-    let device = rows.0.device.clone();
-    let count = rows.1.dims()[0];
-    let (rows, lines) = (view::<f32>(rows)?, view::<u32>(lines)?);
-    let PanelShape { format, outputs, columns } = shape;
-    let mut out = empty(&device, count * outputs)?;
-    let function =
-        device.get_or_load_custom_func(&format!("multiply_floats_{}", name(format)), MODULE, PTX)?;
-    let (outputs_i, count_i, columns_i) = (int(outputs)?, int(count)?, int(columns)?);
-    let mut builder = function.builder();
-    arguments!(builder, &lines, &rows, &mut out, &outputs_i, &count_i, &columns_i);
-    let [x, y] = floats_grid(outputs, count);
-    // SAFETY: as above.
-    unsafe { builder.launch(grid([x, y, 1], THREADS)?) }.w()?;
-    Ok((CudaStorage::wrap_cuda_slice(out, device), (count, outputs).into()))
-}
-
-/// As `product.cu` calls it.
+/// As the kernels are called.
 fn name(format: WeightFormat) -> &'static str {
     match format {
         WeightFormat::F32 => "F32",

@@ -157,6 +157,37 @@ inline void multiply(int sums[4], const uint32_t weights[4], const uint32_t rows
     meet(warp.meeting);
 }
 
+// The bits of the bfloat16 that is nearest, the even one of two.
+inline uint32_t bfloat16(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof(bits));
+    return number != number ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+// `mma.m16n8k16` of numbers of bfloat16, by the PTX ISA's table, added up one after the other.
+inline void multiply(float sums[4], const uint32_t weights[4], const uint32_t rows[2]) {
+    Warp& warp = *current->warp;
+    memcpy(warp.weights[lane()], weights, sizeof(warp.weights[0]));
+    memcpy(warp.rows[lane()], rows, sizeof(warp.rows[0]));
+    meet(warp.meeting);
+    const unsigned g = lane() / 4, t = lane() % 4;
+    const auto number = [](uint32_t word, unsigned of) {
+        const uint32_t bits = of ? word & 0xffff0000u : word << 16;
+        float value;
+        memcpy(&value, &bits, sizeof(value));
+        return value;
+    };
+    for (unsigned at = 0; at < 4; at++) {
+        const unsigned output = g + 8 * (at / 2), row = 2 * t + at % 2;
+        for (unsigned k = 0; k < 16; k++) {
+            const unsigned of = k % 8 / 2, half = k / 8;
+            const uint32_t weight = warp.weights[output % 8 * 4 + of][output / 8 + 2 * half];
+            sums[at] = fmaf(number(weight, k % 2), number(warp.rows[row * 4 + of][half], k % 2), sums[at]);
+        }
+    }
+    meet(warp.meeting);
+}
+
 template <typename T>
 T exchange(T value, int apart) {
     static_assert(sizeof(T) == sizeof(uint32_t));
@@ -195,6 +226,7 @@ inline uint32_t __float_as_uint(float number) {
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 
 inline float rsqrtf(float number) { return 1.0f / sqrtf(number); }

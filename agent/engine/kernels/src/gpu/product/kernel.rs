@@ -1,23 +1,24 @@
-//! Which kernel of `product.cu` takes a product of rounded rows, and its grid of thread blocks. All give the same bits.
+//! Which kernel of `quantized.cu` or `floats.cu` takes a product, and its grid of thread blocks. For a row, all of a format give the
+//! same bits.
 
-use super::tiles::TILE_ROWS;
-use crate::Rows;
+use super::split;
+use super::tiles::{TILE_ROWS, Tiles};
 use crate::line::PANEL_ROWS;
 
-/// As `product.cu` has them.
+/// As `panels.cuh` has them.
 const WARPS: usize = 8;
 pub(in super::super) const THREADS: usize = WARPS * 32;
-const THREADS_OF_FLOAT_PANEL: usize = 64;
 
+/// Of `quantized.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum ProductKernel {
+pub(in super::super) enum QuantizedKernel {
     Few1,
     Few2,
     Few4,
     Many4,
 }
 
-impl ProductKernel {
+impl QuantizedKernel {
     #[cfg(all(test, feature = "cuda-on-host"))]
     pub(super) const ALL: [Self; 4] = [Self::Few1, Self::Few2, Self::Few4, Self::Many4];
 
@@ -48,13 +49,39 @@ impl ProductKernel {
     }
 }
 
-/// That of rounding rows, with those behind the last.
-pub(in super::super) fn rounding_grid(rows: usize, columns: usize) -> [usize; 2] {
-    [(rows.next_multiple_of(TILE_ROWS) * Rows::blocks_of(columns)).div_ceil(WARPS), 1]
+/// Of `floats.cu`: how many panels and tiles a thread block has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct FloatsKernel {
+    pub(in super::super) panels: usize,
+    pub(in super::super) tiles: usize,
 }
 
-/// That of a product of floats.
-pub(in super::super) fn floats_grid(outputs: usize, rows: usize) -> [usize; 2] {
-    let panels = outputs.div_ceil(PANEL_ROWS);
-    [rows.div_ceil(TILE_ROWS), panels.div_ceil(THREADS / THREADS_OF_FLOAT_PANEL)]
+impl FloatsKernel {
+    /// Ordered by the rows that they are for.
+    pub(super) const ALL: [Self; 5] =
+        [Self::new(1, 1), Self::new(1, 2), Self::new(1, 4), Self::new(1, 8), Self::new(4, 8)];
+
+    const fn new(panels: usize, tiles: usize) -> Self {
+        Self { panels, tiles }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(in super::super) fn of(rows: usize) -> Self {
+        let [few @ .., many] = Self::ALL;
+        few.into_iter().find(|kernel| rows <= kernel.tiles * TILE_ROWS).unwrap_or(many)
+    }
+
+    pub(in super::super) fn grid(self, outputs: usize, rows: usize) -> [usize; 2] {
+        let panels = outputs.div_ceil(PANEL_ROWS);
+        [rows.div_ceil(self.tiles * TILE_ROWS), panels.div_ceil(self.panels)]
+    }
+}
+
+/// That of making tiles: a warp rounds a block, a thread splits two numbers.
+pub(in super::super) fn tiles_grid(tiles: Tiles, rows: usize, columns: usize) -> [usize; 2] {
+    let blocks = rows.next_multiple_of(TILE_ROWS) * tiles.blocks(columns);
+    match tiles {
+        Tiles::Rounded => [blocks.div_ceil(WARPS), 1],
+        Tiles::Split => [(blocks * split::WORDS).div_ceil(THREADS), 1],
+    }
 }

@@ -1,19 +1,24 @@
-//! Products that are the CPU's to the bit, whatever rows are beside a row; candle's differ with the number of rows.
+//! Products that give a row the same bits whatever rows are beside it, where candle's differ with the number of rows. Those of
+//! quantized weights are the CPU's to the bit; those of weights in floating point are as near to its as 16 bits of a number allow.
 
 #[cfg(any(feature = "cuda", all(test, feature = "cuda-on-host")))]
 pub(super) mod kernel;
+mod ops;
+mod rounded;
 mod self_test;
+mod split;
 #[cfg(test)]
 mod tests;
 pub(super) mod tiles;
 
 use std::cell::OnceCell;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::host;
+use self::ops::{MakeTiles, MultiplyTiles};
+use self::tiles::Tiles;
 use crate::line::{Line, PANEL_ROWS};
-use crate::{Matrix, Pool, Product, Rows, WeightFormat, matmul};
+use crate::{Matrix, WeightFormat};
 pub use self_test::require_right_products;
 
 /// Weights `[outputs, inputs]` on a device, in panels of 16 outputs as [`Matrix`] has them.
@@ -30,16 +35,17 @@ pub(super) struct PanelShape {
     pub(super) columns: usize,
 }
 
-/// Rows `[rows, inputs]` that matrices are multiplied with; rounded for the first that asks.
+/// Rows `[rows, inputs]` that matrices are multiplied with; tiles are made of them for the first that asks.
 pub struct Activations<'a> {
     rows: &'a Tensor,
     rounded: OnceCell<Tensor>,
+    split: OnceCell<Tensor>,
 }
 
 impl<'a> Activations<'a> {
     /// Rows of 32-bit floats.
     pub fn new(rows: &'a Tensor) -> Self {
-        Self { rows, rounded: OnceCell::new() }
+        Self { rows, rounded: OnceCell::new(), split: OnceCell::new() }
     }
 
     /// As they are.
@@ -47,12 +53,16 @@ impl<'a> Activations<'a> {
         self.rows
     }
 
-    fn rounded(&self) -> Result<&Tensor> {
-        if let Some(rounded) = self.rounded.get() {
-            return Ok(rounded);
+    fn tiles(&self, tiles: Tiles) -> Result<&Tensor> {
+        let cell = match tiles {
+            Tiles::Rounded => &self.rounded,
+            Tiles::Split => &self.split,
+        };
+        if let Some(made) = cell.get() {
+            return Ok(made);
         }
-        let made = self.rows.apply_op1_no_bwd(&RoundRows)?;
-        Ok(self.rounded.get_or_init(|| made))
+        let made = self.rows.apply_op1_no_bwd(&MakeTiles(tiles))?;
+        Ok(cell.get_or_init(|| made))
     }
 }
 
@@ -60,7 +70,7 @@ impl Panels {
     /// Brings a matrix to a device.
     ///
     /// # Errors
-    /// When the device has no room, or no tensor cores that multiply bytes.
+    /// When the device has no room, or no tensor cores that multiply bytes and bfloat16.
     pub fn new(matrix: &Matrix, device: &Device) -> Result<Self> {
         let shape = PanelShape { format: matrix.format(), outputs: matrix.rows(), columns: matrix.columns() };
         Self::of(shape, matrix.lines(), device)
@@ -89,7 +99,8 @@ impl Panels {
         Ok(Self { shape, lines: Tensor::from_slice(Line::words(lines), lines.len() * PANEL_ROWS, device)? })
     }
 
-    /// `[rows, outputs]`: `out[r, n] = Σ_k weights[n, k] rows[r, k]`, as [`crate::matmul`] gives it for rows in eight bits, or floats.
+    /// `[rows, outputs]`: `out[r, n] = Σ_k weights[n, k] rows[r, k]`. Of quantized weights as [`crate::matmul`] gives it for rows in
+    /// eight bits; of others, numbers and rows count with 16 bits each.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
@@ -98,111 +109,12 @@ impl Panels {
         if columns != self.shape.columns {
             bail!("rows of {columns} numbers by a matrix of {}", self.shape.columns);
         }
-        match self.shape.format.layout() {
-            Some(_) => {
-                activations.rounded()?.apply_op2_no_bwd(&self.lines, &MultiplyRounded(self.shape, rows))
-            }
-            None => activations.rows.apply_op2_no_bwd(&self.lines, &MultiplyFloats(self.shape)),
-        }
+        let tiles = activations.tiles(Tiles::of(self.shape.format))?;
+        tiles.apply_op2_no_bwd(&self.lines, &MultiplyTiles(self.shape, rows))
     }
 
     /// Memory of the device that it takes.
     pub fn size_bytes(&self) -> u64 {
         (self.lines.elem_count() * DType::U32.size_in_bytes()) as u64
     }
-}
-
-/// Rows in eight bits, in tiles.
-struct RoundRows;
-
-impl CustomOp1 for RoundRows {
-    fn name(&self) -> &'static str {
-        "round-rows"
-    }
-
-    fn cpu_fwd(&self, rows: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let tiles = tiles::tiles(&Rows::rounded(layout.dims()[1], host::<f32>(rows, layout)?));
-        let shape = tiles.len().into();
-        Ok((CpuStorage::U32(tiles), shape))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        rows: &candle_core::CudaStorage,
-        layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        super::launch::product::round_rows(rows, layout)
-    }
-}
-
-/// Of so many rows that [`RoundRows`] made.
-struct MultiplyRounded(PanelShape, usize);
-
-impl CustomOp2 for MultiplyRounded {
-    fn name(&self) -> &'static str {
-        "multiply-rounded"
-    }
-
-    fn cpu_fwd(
-        &self,
-        tiles: &CpuStorage,
-        tiles_layout: &Layout,
-        lines: &CpuStorage,
-        lines_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let Self(shape, count) = *self;
-        let rows = tiles::rows(host(tiles, tiles_layout)?, count, shape.columns);
-        multiply_as_the_cpu(shape, host(lines, lines_layout)?, &rows)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        tiles: &candle_core::CudaStorage,
-        tiles_layout: &Layout,
-        lines: &candle_core::CudaStorage,
-        lines_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let Self(shape, count) = *self;
-        super::launch::product::multiply_rounded(shape, count, (tiles, tiles_layout), (lines, lines_layout))
-    }
-}
-
-struct MultiplyFloats(PanelShape);
-
-impl CustomOp2 for MultiplyFloats {
-    fn name(&self) -> &'static str {
-        "multiply-floats"
-    }
-
-    fn cpu_fwd(
-        &self,
-        rows: &CpuStorage,
-        rows_layout: &Layout,
-        lines: &CpuStorage,
-        lines_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let rows = Rows::rounded(self.0.columns, host(rows, rows_layout)?);
-        multiply_as_the_cpu(self.0, host(lines, lines_layout)?, &rows)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        rows: &candle_core::CudaStorage,
-        rows_layout: &Layout,
-        lines: &candle_core::CudaStorage,
-        lines_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        super::launch::product::multiply_floats(self.0, (rows, rows_layout), (lines, lines_layout))
-    }
-}
-
-fn multiply_as_the_cpu(shape: PanelShape, lines: &[u32], rows: &Rows) -> Result<(CpuStorage, Shape)> {
-    let PanelShape { format, outputs, columns } = shape;
-    let matrix = Matrix::from_lines(format, outputs, columns, lines.as_chunks().0)?;
-    let mut out = vec![0.0; rows.count() * outputs];
-    matmul(&Pool::new(1)?, rows, &[Product { matrix: &matrix, column: 0 }], &mut out, outputs);
-    Ok((CpuStorage::F32(out), (rows.count(), outputs).into()))
 }

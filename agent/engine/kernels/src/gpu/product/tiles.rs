@@ -1,50 +1,57 @@
-//! Rows in eight bits as `product.cu` has them: `[tiles of 8 rows][blocks]`, each the words of all its rows, and then for each row the
-//! block's scale, that times the sum of its quants, and the sums of both halves of them.
+//! Rows as the tensor cores take them, in tiles of eight.
 
-use crate::Rows;
-use crate::format::GROUPS;
+use super::{rounded, split};
+use crate::{Rows, WeightFormat};
 
+/// Rows that the tensor cores take at a time, as `panels.cuh` has them.
 pub(super) const TILE_ROWS: usize = 8;
-const OF_ROW: usize = 4;
-/// Words of a tile's block.
-const BLOCK_WORDS: usize = TILE_ROWS * (GROUPS + OF_ROW);
 
-/// Words that so many rows of so many numbers take.
-pub(in super::super) fn words_for(rows: usize, columns: usize) -> usize {
-    rows.div_ceil(TILE_ROWS) * Rows::blocks_of(columns) * BLOCK_WORDS
+/// What is made of a row's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Tiles {
+    /// Eight bits and a scale for each 32, for quantized weights.
+    Rounded,
+    /// Two numbers of bfloat16 each, for weights in floating point.
+    Split,
 }
 
-/// Where a row's words of a block and the rest of it begin.
-fn places(blocks: usize, row: usize, block: usize) -> (usize, usize) {
-    let tile = (row / TILE_ROWS * blocks + block) * BLOCK_WORDS;
-    let of_tile = row % TILE_ROWS;
-    (tile + of_tile * GROUPS, tile + TILE_ROWS * GROUPS + of_tile * OF_ROW)
-}
-
-pub(super) fn tiles(rows: &Rows) -> Vec<u32> {
-    let blocks = rows.blocks();
-    let mut out = vec![0; words_for(rows.count(), rows.columns())];
-    for (index, words) in rows.words.chunks_exact(GROUPS).enumerate() {
-        let (at, rest) = places(blocks, index / blocks, index % blocks);
-        let (scale, sums) = (rows.scales[index], rows.sums[index]);
-        let taken = scale * (sums[0] + sums[1]) as f32;
-        out[at..][..GROUPS].copy_from_slice(words);
-        let sums = sums.map(i32::cast_unsigned);
-        out[rest..][..OF_ROW].copy_from_slice(&[scale.to_bits(), taken.to_bits(), sums[0], sums[1]]);
+impl Tiles {
+    pub(in super::super) fn of(format: WeightFormat) -> Self {
+        if format.layout().is_some() { Self::Rounded } else { Self::Split }
     }
-    out
-}
 
-/// Rows without floats.
-pub(super) fn rows(tiles: &[u32], count: usize, columns: usize) -> Rows {
-    let mut rows = Rows::default();
-    rows.reshape(count, columns);
-    let blocks = rows.blocks();
-    for (index, words) in rows.words.chunks_exact_mut(GROUPS).enumerate() {
-        let (at, rest) = places(blocks, index / blocks, index % blocks);
-        words.copy_from_slice(&tiles[at..][..GROUPS]);
-        rows.scales[index] = f32::from_bits(tiles[rest]);
-        rows.sums[index] = [tiles[rest + 2], tiles[rest + 3]].map(u32::cast_signed);
+    /// Blocks of a row of so many numbers.
+    pub(in super::super) fn blocks(self, columns: usize) -> usize {
+        match self {
+            Self::Rounded => Rows::blocks_of(columns),
+            Self::Split => split::blocks(columns),
+        }
     }
-    rows
+
+    /// Words that so many rows of so many numbers take.
+    pub(in super::super) fn words(self, rows: usize, columns: usize) -> usize {
+        let block_words = match self {
+            Self::Rounded => rounded::BLOCK_WORDS,
+            Self::Split => split::BLOCK_WORDS,
+        };
+        rows.div_ceil(TILE_ROWS) * self.blocks(columns) * block_words
+    }
+
+    /// Those of numbers, row by row.
+    pub(super) fn make(self, numbers: &[f32], columns: usize) -> Vec<u32> {
+        let mut tiles = vec![0; self.words(numbers.len() / columns.max(1), columns)];
+        match self {
+            Self::Rounded => rounded::put(&Rows::rounded(columns, numbers), &mut tiles),
+            Self::Split => split::put(numbers, columns, &mut tiles),
+        }
+        tiles
+    }
+
+    /// The rows that they stand for, of which a product of their kind reads what it needs.
+    pub(super) fn rows(self, tiles: &[u32], count: usize, columns: usize) -> Rows {
+        match self {
+            Self::Rounded => rounded::rows(tiles, count, columns),
+            Self::Split => Rows::rounded(columns, &split::numbers(tiles, count, columns)),
+        }
+    }
 }

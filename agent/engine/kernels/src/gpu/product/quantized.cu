@@ -1,25 +1,14 @@
-// Products of weights with rows, in the bits of the CPU's (`matmul/plain.rs`), whatever rows are beside a row: dot products of a
-// block of 32 numbers are whole numbers, and each output adds its blocks up one after the other. Weights are in the CPU's panels
-// (`repack.rs`): lines of a word for each of 16 outputs. Rows are rounded as on the CPU (`quantize.rs`).
+// Products of quantized weights with rows, in the bits of the CPU's (`matmul/plain.rs`), whatever rows are beside a row: dot products
+// of a block of 32 numbers are whole numbers, and each output adds its blocks up one after the other. Rows are rounded as on the CPU
+// (`quantize.rs`).
 //
 // The tensor cores take the dot products: 16 outputs by 8 rows by 32 numbers at a time. Which numbers of a block are together does
 // not matter to whole numbers, so lane t of four has the block's words 2t and 2t+1, which panels keep in one line.
-#ifdef __CUDACC__
-#include <cuda_fp16.h>
-#include <stdint.h>
-#endif
+#include "panels.cuh"
 
-constexpr int PANEL_ROWS = 16;
-constexpr int WARPS = 8;
-constexpr int THREADS = WARPS * 32;
-// Rows that the tensor cores take at a time.
-constexpr int ROWS_AT_ONCE = 8;
-constexpr int OUTPUTS_AT_ONCE = PANEL_ROWS * ROWS_AT_ONCE;
-// Of four in a sum of floats, each of every fourth number.
-constexpr int PARTIAL_SUMS = 4;
 constexpr uint32_t EVERYONE = 0xffffffffu;
 
-enum Format { Q4_0, Q5_0, Q8_0, Q4K, Q5K, Q6K, F32, F16, BF16 };
+enum Format { Q4_0, Q5_0, Q8_0, Q4K, Q5K, Q6K };
 
 __host__ __device__ constexpr bool is_super(Format format) { return format == Q4K || format == Q5K || format == Q6K; }
 __host__ __device__ constexpr bool has_minima(Format format) { return format == Q4K || format == Q5K; }
@@ -36,8 +25,6 @@ __host__ __device__ constexpr int unit_lines(Format format) {
 __host__ __device__ constexpr int offset(Format format) {
     return format == Q4_0 ? 8 : format == Q5_0 ? 16 : format == Q8_0 ? 128 : format == Q6K ? 32 : 0;
 }
-
-__device__ __forceinline__ float half_bits(uint32_t bits) { return __half2float(__ushort_as_half((unsigned short)bits)); }
 
 // What a block of a row is taken times: its scale, that times the sum of its quants, and the sums of both halves of them.
 struct alignas(16) RowBlock {
@@ -270,45 +257,6 @@ __device__ __forceinline__ void multiply_many(const uint32_t* lines, const Tile*
         for (int at = 0; at < 4; at++) put(out, sums[tile][at], index, first + tile, at * 32 + lane, outputs, count);
 }
 
-template <Format F>
-__device__ __forceinline__ float weight_at(const uint32_t* panel, int column, int row) {
-    if constexpr (F == F32) {
-        return __uint_as_float(panel[(size_t)column * PANEL_ROWS + row]);
-    } else {
-        const uint16_t* line = (const uint16_t*)(panel + (size_t)(column / 2) * PANEL_ROWS);
-        const uint32_t bits = line[column % 2 * PANEL_ROWS + row];
-        return F == F16 ? half_bits(bits) : __uint_as_float(bits << 16);
-    }
-}
-
-// Weights in floating point by rows as they are. Four threads have an output, each every fourth number.
-template <Format F>
-__device__ __forceinline__ void multiply_floats(const uint32_t* lines, const float* x, float* out, int outputs, int count,
-                                                int columns) {
-    constexpr int OF_PANEL = PANEL_ROWS * PARTIAL_SUMS;
-    const int index = blockIdx.y * (THREADS / OF_PANEL) + threadIdx.x / OF_PANEL, first = blockIdx.x * ROWS_AT_ONCE;
-    const int row = threadIdx.x % OF_PANEL / PARTIAL_SUMS, part = threadIdx.x % PARTIAL_SUMS;
-    // A warp has outputs of one panel, so all of its lanes go or stay.
-    if (index * PANEL_ROWS >= outputs) return;
-    const uint32_t* panel = lines + (size_t)index * (F == F32 ? columns : (columns + 1) / 2) * PANEL_ROWS;
-    const int rows = min(ROWS_AT_ONCE, count - first);
-    const float* mine = x + (size_t)first * columns;
-    float sums[ROWS_AT_ONCE];
-    for (int of = 0; of < ROWS_AT_ONCE; of++) sums[of] = 0;
-#pragma unroll 4
-    for (int column = part; column < columns; column += PARTIAL_SUMS) {
-        const float weight = weight_at<F>(panel, column, row);
-        for (int of = 0; of < ROWS_AT_ONCE; of++)
-            if (of < rows) sums[of] = __fmaf_rn(weight, mine[(size_t)of * columns + column], sums[of]);
-    }
-    const int output = index * PANEL_ROWS + row;
-    for (int of = 0; of < ROWS_AT_ONCE; of++) {
-        float sum = sums[of];
-        for (int apart = 1; apart < PARTIAL_SUMS; apart *= 2) sum = __fadd_rn(sum, __shfl_xor_sync(EVERYONE, sum, apart));
-        if (part == 0 && of < rows && output < outputs) out[(size_t)(first + of) * outputs + output] = sum;
-    }
-}
-
 #define QUANTIZED(F, KIND, TILES)                                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS) multiply_##F##_##KIND##_##TILES(                                   \
         const uint32_t* lines, const Tile* rounded, float* out, int outputs, int count, int columns, int blocks) {           \
@@ -325,12 +273,3 @@ FEW_AND_MANY(Q8_0)
 FEW_AND_MANY(Q4K)
 FEW_AND_MANY(Q5K)
 FEW_AND_MANY(Q6K)
-
-#define FLOATS(F)                                                                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS) multiply_floats_##F(const uint32_t* lines, const float* x, float* out, \
-                                                                              int outputs, int count, int columns) {         \
-        multiply_floats<F>(lines, x, out, outputs, count, columns);                                                          \
-    }
-FLOATS(F32)
-FLOATS(F16)
-FLOATS(BF16)
