@@ -166,9 +166,11 @@ proptest! {
     fn so_it_is_on_a_gpu_that_is_batch_invariant(
         requests in prop::collection::vec(request(), 1..14), max_sequences in 1usize..9, step_tokens in 4usize..64,
         columns in 12u64..60, speculation in prop::sample::select(vec![Speculation::Always, Speculation::Off]),
+        cache_format in prop::sample::select(vec![CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8]),
     ) {
-        let options =
-            EngineOptions { max_sequences, max_step_tokens: step_tokens, speculation, ..EngineOptions::default() };
+        let options = EngineOptions {
+            max_sequences, max_step_tokens: step_tokens, speculation, cache_format, ..EngineOptions::default()
+        };
         all_answer_as_alone(&batch_invariant_model(), &requests, columns, options)?;
     }
 }

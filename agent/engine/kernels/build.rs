@@ -12,11 +12,11 @@ const KERNELS: [(&str, &str); 3] = [
     ("src/gpu/product/quantized.cu", "compute_80"),
     ("src/gpu/product/floats.cu", "compute_80"),
 ];
-const SHARED: &str = "src/gpu/product/panels.cuh";
+const SHARED: [&str; 3] = ["src/gpu/halves.cuh", "src/gpu/stored.cuh", "src/gpu/product/panels.cuh"];
 const ON_HOST: &str = "src/gpu/on_host";
 
 fn main() {
-    for shared in [ON_HOST, SHARED] {
+    for shared in SHARED.into_iter().chain([ON_HOST]) {
         println!("cargo::rerun-if-changed={shared}");
     }
     for name in ["NVCC", "CUDA_HOME"] {

@@ -33,11 +33,7 @@ impl Executor {
         mut scratch: Scratch,
     ) -> Result<Self, EngineError> {
         let place = match &model.gpu {
-            Some(_) if format != CacheFormat::F16 => {
-                let reason = "keeps keys and values as 16-bit floats; leave cache_format at f16";
-                return Err(EngineError::Gpu(reason.into()));
-            }
-            Some(gpu) => Place::Gpu(GpuSteps::new(gpu, &model.decoder, blocks)?),
+            Some(gpu) => Place::Gpu(GpuSteps::new(gpu, &model.decoder, format, blocks)?),
             None => {
                 scratch.touch();
                 Place::Cpu { store: model.decoder.store(format, blocks)?, scratch: Box::new(scratch) }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use llmdeck_kernels::attention::KeyValueStore;
-use llmdeck_kernels::gpu;
+use llmdeck_kernels::gpu::GpuStore;
 
 use crate::EngineError;
 use crate::blocks::BlockPool;
@@ -130,7 +130,7 @@ pub fn block_bytes(description: &DecoderDescription, options: &EngineOptions) ->
     let (kv_heads, head_dim) = (description.kv_heads, description.head_dim);
     let bytes = match options.device {
         Device::Cpu => KeyValueStore::block_bytes(options.cache_format, kv_heads, head_dim),
-        Device::Cuda(_) => gpu::block_bytes(kv_heads, head_dim),
+        Device::Cuda(_) => GpuStore::block_bytes(options.cache_format, kv_heads, head_dim),
     };
     bytes.max(1)
 }

@@ -33,7 +33,7 @@ impl Session {
     /// The same with keys and values stored so.
     ///
     /// # Errors
-    /// When memory does not suffice, or a GPU stores them otherwise.
+    /// When memory does not suffice.
     pub fn with_cache(model: &Arc<Model>, format: CacheFormat, capacity: usize) -> Result<Self, EngineError> {
         let description = model.decoder.description();
         let windows = description.windows();

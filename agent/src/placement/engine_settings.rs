@@ -195,12 +195,6 @@ impl EngineSettings {
         within("max_sequences", self.max_sequences, 1, MOST_SEQUENCES)?;
         within("max_step_tokens", self.max_step_tokens, 1, MOST_STEP_TOKENS)?;
         within("context_tokens", self.context_tokens.unwrap_or(LEAST_CONTEXT), LEAST_CONTEXT, usize::MAX)?;
-        if self.device != Device::Cpu && self.cache_format != CacheNumbers::F16 {
-            return Err(format!(
-                "device {} keeps keys and values as f16; leave cache_format at that",
-                self.device
-            ));
-        }
         if self.cache_bytes == Some(0) {
             return Err("cache_bytes must be above 0".into());
         }
@@ -272,7 +266,6 @@ mod tests {
             (r#"{"max_sequences": 0}"#, "between 1 and 4096, not 0"),
             (r#"{"cache_bytes": 0}"#, "above 0"),
             (r#"{"cache_format": "int4"}"#, "expected one of `f16`, `bf16`, `int8`"),
-            (r#"{"cache_format": "int8", "device": "cuda"}"#, "device cuda:0 keeps keys and values as f16"),
             (r#"{"device": "tpu"}"#, "there are cpu, cuda and cuda:N"),
             (r#"{"batch_invariant": "yes"}"#, "expected a boolean"),
             ("[]", "no JSON object"),

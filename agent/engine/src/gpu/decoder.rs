@@ -4,8 +4,8 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use llmdeck_kernels::attention::Heads;
 use llmdeck_kernels::gpu::{
-    Activations, Gate, HeadShape, OpenDevice, Pairs, Places, attend, gate, gpu_state, join_residual,
-    require_right_products, store_keys_values, turn_queries,
+    Activations, Gate, GpuStore, HeadShape, OpenDevice, Pairs, Places, attend, gate, gpu_state,
+    join_residual, require_right_products, store_keys_values, turn_queries,
 };
 
 use super::adapters::GpuAdapters;
@@ -44,7 +44,7 @@ struct GpuLayer {
 /// What the layers of one step share.
 pub(super) struct Step<'a> {
     pub(super) description: &'a DecoderDescription,
-    pub(super) store: &'a Tensor,
+    pub(super) store: &'a GpuStore,
     pub(super) places: &'a Places,
     /// `[rows, head_dim]`, cosines and then sines: of global layers, and of local ones where they differ.
     pub(super) angles: (Tensor, Option<Tensor>),

@@ -1,7 +1,8 @@
 //! Steps of a ragged batch on a device.
 
 use candle_core::Tensor;
-use llmdeck_kernels::gpu::{HostNumbers, OpenDevice, Places, block_bytes, key_value_store};
+use llmdeck_kernels::attention::CacheFormat;
+use llmdeck_kernels::gpu::{GpuStore, HostNumbers, OpenDevice, Places};
 
 use super::adapters::GpuAdapters;
 use super::decoder::{GpuDecoder, Step, require_free};
@@ -10,7 +11,7 @@ use crate::decoder::{Chunk, Decoder, adapted};
 
 /// Keys and values on a device, and what else stays from step to step.
 pub(crate) struct GpuSteps {
-    store: Tensor,
+    store: GpuStore,
     adapters: GpuAdapters,
     /// Of the last step, on the host.
     logits: HostNumbers,
@@ -24,13 +25,18 @@ impl GpuSteps {
     ///
     /// # Errors
     /// When they do not fit, with what is free.
-    pub(crate) fn new(decoder: &GpuDecoder, host: &Decoder, blocks: usize) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        decoder: &GpuDecoder,
+        host: &Decoder,
+        format: CacheFormat,
+        blocks: usize,
+    ) -> Result<Self, EngineError> {
         let (kv_heads, head_dim) = (host.description().kv_heads, host.description().head_dim);
-        let bytes = (blocks as u64).saturating_mul(block_bytes(kv_heads, head_dim));
+        let bytes = (blocks as u64).saturating_mul(GpuStore::block_bytes(format, kv_heads, head_dim));
         let needed = bytes.saturating_add(decoder.unpacked_bytes());
         require_free(&decoder.device, needed, "keys and values, and room to unpack a matrix,")?;
         Ok(Self {
-            store: key_value_store(&decoder.device, blocks, kv_heads, head_dim)?,
+            store: GpuStore::new(&decoder.device, format, blocks, kv_heads, head_dim)?,
             adapters: GpuAdapters::default(),
             logits: HostNumbers::default(),
             embeddings: Vec::new(),

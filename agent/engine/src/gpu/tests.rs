@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Products;
 use crate::adapter::{Adapter, AdapterWeights, Linear, LoraSettings, ThinMatrices};
 use crate::batch::Batch;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{CacheFormat, Engine, EngineOptions};
 use crate::generation::{GenerationEvent, GenerationRequest, Listener};
 use crate::model::Model;
 use crate::random_model::{Shape, gemma3, llama_with, qwen2, qwen3, tensors, write_folder};
@@ -58,6 +58,22 @@ fn a_device_computes_what_the_cpu_does_in_every_family() {
                 let difference = apart(gpu.all(chunk).unwrap(), &expected);
                 assert!(difference < 0.01, "{difference}");
             }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_are_stored_on_a_device_as_the_cpu_has_them() {
+    let (_folder, models) = of_shape(&gemma3());
+    let tokens: Vec<u32> = (0..60).map(|index| index * 7 % 100).collect();
+    for format in [CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8] {
+        let [expected, fastest, invariant] = models.each_ref().map(|model| {
+            let mut session = Session::with_cache(model, format, 64).unwrap();
+            [&tokens[..37], &tokens[37..]].map(|chunk| session.all(chunk).unwrap().to_vec()).concat()
+        });
+        for gpu in [fastest, invariant] {
+            let difference = apart(&gpu, &expected);
+            assert!(difference < 0.02, "{format:?} {difference}");
         }
     }
 }

@@ -10,6 +10,7 @@ mod unpack;
 mod vector;
 
 pub use store::{BLOCK_TOKENS, CacheFormat, KeyValueStore};
+pub(crate) use store::{byte_of, scale_of};
 
 use crate::format::BLOCK;
 use crate::matmul::bfloat16::SIDE;

@@ -230,12 +230,13 @@ unsafe fn write_bytes(head: *mut u16, slot: usize, keys: &[f32], values: &[f32])
 }
 
 /// What is not a number makes the scale one that is not, and so shows in the result.
-fn scale_of(numbers: &[f32]) -> f16 {
+pub(crate) fn scale_of(numbers: &[f32]) -> f16 {
     let largest = numbers.iter().fold(0, |most, number| most.max(number.to_bits() & 0x7fff_ffff));
     f16::from_f32(f32::from_bits(largest) / LARGEST_BYTE)
 }
 
-fn byte_of(number: f32, scale: f16) -> i8 {
+/// `number` in units of `scale`.
+pub(crate) fn byte_of(number: f32, scale: f16) -> i8 {
     let scale = scale.to_f32();
     if scale == 0.0 { 0 } else { (number / scale).round().clamp(-LARGEST_BYTE, LARGEST_BYTE) as i8 }
 }

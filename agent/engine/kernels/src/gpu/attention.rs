@@ -2,8 +2,8 @@
 //! keys, or a part of what the row sees where that is long.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use half::f16;
 
+use super::store::{GpuStore, StorePlace, StoreShape};
 use super::{Places, host, with_host};
 use crate::attention::{BLOCK_TOKENS, Heads};
 
@@ -17,11 +17,11 @@ pub const PART_TOKENS: usize = 512;
 /// When shapes do not fit, or the device fails.
 pub fn attend(
     queries: &Tensor,
-    store: &Tensor,
+    store: &GpuStore,
     (places, layer): (&Places, usize),
     heads: Heads,
 ) -> Result<Tensor> {
-    queries.apply_op2_no_bwd(store, &Attend::new(queries, store, (places, layer), heads)?)
+    queries.apply_op2_no_bwd(&store.bytes, &Attend::new(queries, store, (places, layer), heads)?)
 }
 
 pub(super) struct Attend {
@@ -30,41 +30,37 @@ pub(super) struct Attend {
     /// How many parts the longest row has.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only kernels go part by part"))]
     pub(super) parts: usize,
-    pub(super) kv_heads: usize,
-    pub(super) dim: usize,
+    pub(super) store: StoreShape,
     pub(super) heads: Heads,
 }
 
 impl Attend {
     pub(super) fn new(
         queries: &Tensor,
-        store: &Tensor,
+        store: &GpuStore,
         (places, layer): (&Places, usize),
         heads: Heads,
     ) -> Result<Self> {
-        let (_, _, kv_heads, _, dim) = store.dims5()?;
-        let rows = places.len()?;
-        if queries.dims() != [rows, heads.query * dim] || !heads.query.is_multiple_of(kv_heads) {
+        let (store, rows) = (store.shape, places.len()?);
+        if queries.dims() != [rows, heads.query * store.dim] || !heads.query.is_multiple_of(store.kv_heads) {
             candle_core::bail!(
-                "queries {:?} of {} heads over a store {:?} for {rows} rows",
+                "queries {:?} of {} heads over a store {store:?} for {rows} rows",
                 queries.shape(),
                 heads.query,
-                store.shape()
             );
         }
         Ok(Self {
             table: places.table(layer)?,
             rows: places.rows.clone(),
             parts: places.most_seen.div_ceil(PART_TOKENS).max(1),
-            kv_heads,
-            dim,
+            store,
             heads,
         })
     }
 
     /// Heads that share a head of keys.
     pub(super) fn group(&self) -> usize {
-        self.heads.query / self.kv_heads
+        self.heads.query / self.store.kv_heads
     }
 }
 
@@ -80,31 +76,32 @@ impl CustomOp2 for Attend {
         store: &CpuStorage,
         store_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (queries, store) = (host::<f32>(queries, queries_layout)?, host::<f16>(store, store_layout)?);
+        let (queries, store) = (host::<f32>(queries, queries_layout)?, host::<u8>(store, store_layout)?);
         let (table, rows) =
             (with_host(&self.table, <[u32]>::to_vec)?, with_host(&self.rows, <[u32]>::to_vec)?);
-        let (dim, group) = (self.dim, self.group());
+        let (dim, group) = (self.store.dim, self.group());
+        let mut stored = vec![0.0; dim];
         let mut out = vec![0.0; queries.len()];
         for (unit, (query, out)) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
             let (row, head) = (unit / self.heads.query, unit % self.heads.query);
             let (first, position) = (rows[2 * row] as usize, rows[2 * row + 1] as usize);
-            let stored = |token: usize, which: usize| {
-                let block = table[first + token / BLOCK_TOKENS] as usize;
-                let head = (block * 2 + which) * self.kv_heads + head / group;
-                &store[(head * BLOCK_TOKENS + token % BLOCK_TOKENS) * dim..][..dim]
+            let read = |token: usize, which: usize, stored: &mut [f32]| {
+                let (block, slot) = (table[first + token / BLOCK_TOKENS] as usize, token % BLOCK_TOKENS);
+                self.store.get(store, StorePlace { block, which, head: head / group, slot }, stored);
             };
             let from = self.heads.window.map_or(0, |window| (position + 1).saturating_sub(window));
-            let scores: Vec<f32> = (from..=position)
-                .map(|token| {
-                    stored(token, 0).iter().zip(query).map(|(key, query)| key.to_f32() * query).sum()
-                })
-                .collect();
+            let mut scores = Vec::with_capacity(position + 1 - from);
+            for token in from..=position {
+                read(token, 0, &mut stored);
+                scores.push(stored.iter().zip(query).map(|(key, query)| key * query).sum::<f32>());
+            }
             let peak = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let total: f32 = scores.iter().map(|score| (score - peak).exp()).sum();
             for (token, score) in (from..=position).zip(scores) {
                 let weight = (score - peak).exp() / total;
-                for (out, value) in out.iter_mut().zip(stored(token, 1)) {
-                    *out += weight * value.to_f32();
+                read(token, 1, &mut stored);
+                for (out, value) in out.iter_mut().zip(&stored) {
+                    *out += weight * value;
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Heads of queries, keys and values between their products and attention.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp3, Layout, Result, Shape, Tensor};
-use half::f16;
 
+use super::store::{GpuStore, StorePlace, StoreShape};
 use super::{Places, copied, host, with_host};
 use crate::attention::BLOCK_TOKENS;
 use crate::elementwise::{add, rms_norm_in_place, rotate_halves, rotate_neighbours, scale};
@@ -109,7 +109,7 @@ impl CustomOp1 for TurnQueries {
 /// When shapes do not fit, or the device fails.
 #[allow(clippy::too_many_arguments, reason = "each is a tensor of the step")]
 pub fn store_keys_values(
-    store: &Tensor,
+    store: &GpuStore,
     keys: &Tensor,
     values: &Tensor,
     bias: Option<(&Tensor, &Tensor)>,
@@ -125,8 +125,9 @@ pub fn store_keys_values(
         table: places.table(layer)?,
         rows: places.rows.clone(),
         shape,
+        store: store.shape,
     };
-    store.inplace_op3(keys, values, &op)
+    store.bytes.inplace_op3(keys, values, &op)
 }
 
 pub(super) struct StoreKeysValues {
@@ -136,6 +137,7 @@ pub(super) struct StoreKeysValues {
     pub(super) table: Tensor,
     pub(super) rows: Tensor,
     pub(super) shape: HeadShape,
+    pub(super) store: StoreShape,
 }
 
 impl InplaceOp3 for StoreKeysValues {
@@ -152,7 +154,7 @@ impl InplaceOp3 for StoreKeysValues {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        let CpuStorage::F16(store) = store else { candle_core::bail!("a store has 16-bit floats") };
+        let CpuStorage::U8(store) = store else { candle_core::bail!("a store has bytes") };
         let (keys, values) = (host::<f32>(keys, keys_layout)?, host::<f32>(values, values_layout)?);
         let (key_bias, value_bias) = self.bias.as_ref().map(|(keys, values)| (keys, values)).unzip();
         let (key_bias, value_bias, norm) =
@@ -172,10 +174,7 @@ impl InplaceOp3 for StoreKeysValues {
                 self.shape.turn(&mut key, bias(&key_bias).as_deref(), norm.as_deref(), Some(angles));
                 self.shape.turn(&mut value, bias(&value_bias).as_deref(), None, None);
                 for (which, numbers) in [key, value].into_iter().enumerate() {
-                    let at = (((block * 2 + which) * heads + head) * BLOCK_TOKENS + slot) * dim;
-                    for (to, number) in store[at..][..dim].iter_mut().zip(numbers) {
-                        *to = f16::from_f32(number);
-                    }
+                    self.store.put(store, StorePlace { block, which, head, slot }, &numbers);
                 }
             }
         }

@@ -2,8 +2,7 @@
 //! `product/*.cu`) where its tensors are on a GPU, and as a plain twin where they are on the CPU; properties compare the twins with the
 //! rest of this crate, and a machine with a GPU compares the kernels with the twins.
 //!
-//! Activations are 32-bit floats in rows. A store of keys and values is one tensor of 16-bit floats,
-//! `[blocks, 2, kv_heads, 16, head_dim]`: keys, then values.
+//! Activations are 32-bit floats in rows.
 
 mod attention;
 mod heads;
@@ -17,10 +16,11 @@ mod residual;
 mod state;
 #[cfg(any(feature = "cuda", all(test, feature = "cuda-on-host")))]
 mod step_kernels;
+mod store;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, bail};
 
 pub use attention::{PART_TOKENS, attend};
 pub use heads::{HeadShape, Pairs, store_keys_values, turn_queries};
@@ -29,13 +29,10 @@ pub use open_device::OpenDevice;
 pub use product::{Activations, Panels, require_right_products};
 pub use residual::{Gate, gate, join_residual};
 pub use state::{GpuState, gpu_count, gpu_state};
-
-use crate::attention::BLOCK_TOKENS;
+pub use store::GpuStore;
 
 /// Most numbers of a head.
 pub const MOST_HEAD_DIM: usize = 256;
-/// Numbers that one load reads: a head has a multiple of them.
-const LOADED_AT_ONCE: usize = 8;
 
 /// Where the rows of a step belong; every layer reads it.
 pub struct Places {
@@ -68,22 +65,6 @@ impl Places {
     fn table(&self, layer: usize) -> Result<Tensor> {
         self.tables.get(layer)
     }
-}
-
-/// A store of keys and values.
-///
-/// # Errors
-/// When the head's numbers are too many or no multiple of 8, or the device has no room.
-pub fn key_value_store(device: &Device, blocks: usize, kv_heads: usize, head_dim: usize) -> Result<Tensor> {
-    if head_dim > MOST_HEAD_DIM || !head_dim.is_multiple_of(LOADED_AT_ONCE) {
-        bail!("heads of {head_dim} numbers: a GPU takes multiples of {LOADED_AT_ONCE} up to {MOST_HEAD_DIM}");
-    }
-    Tensor::zeros((blocks, 2, kv_heads, BLOCK_TOKENS, head_dim), DType::F16, device)
-}
-
-/// Bytes of a block of [`key_value_store`].
-pub fn block_bytes(kv_heads: usize, head_dim: usize) -> u64 {
-    (2 * kv_heads * BLOCK_TOKENS * head_dim * DType::F16.size_in_bytes()) as u64
 }
 
 /// The numbers of a tensor on the CPU.

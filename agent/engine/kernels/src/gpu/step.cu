@@ -1,12 +1,8 @@
-// What a step computes on a GPU beside its matrix products. Activations are 32-bit floats in rows; keys and values are
-// 16-bit floats in blocks of 16 tokens, [block][keys, values][kv head][token][number]. What a row gives does not depend on
+// What a step computes on a GPU beside its matrix products. Activations are 32-bit floats in rows; keys and values are in blocks of
+// 16 tokens, [block][keys, values][kv head][token][number], behind bytes with a scale of each token. What a row gives does not depend on
 // the rows beside it. Each op has a plain twin of each kernel, and says what its arguments are.
-#ifdef __CUDACC__
-#include <cuda_fp16.h>
-#include <stdint.h>
-#endif
+#include "stored.cuh"
 
-constexpr int BLOCK_TOKENS = 16;
 constexpr int THREADS = 128;
 constexpr int WARPS = THREADS / 32;
 // Pairs of numbers of a head that a lane has.
@@ -99,10 +95,11 @@ extern "C" __global__ void turn_queries(const float* x, const float* bias, const
     }
 }
 
-extern "C" __global__ void store_keys_values(__half* store, const float* keys, const float* values, const float* key_bias,
-                                             const float* value_bias, const float* norm, const float* angles,
-                                             const uint32_t* table, const uint32_t* places, int rows, int kv_heads, int dim,
-                                             int neighbours, float eps) {
+template <Cache C>
+__device__ __forceinline__ void store_keys_values(unsigned char* store, const float* keys, const float* values,
+                                                  const float* key_bias, const float* value_bias, const float* norm,
+                                                  const float* angles, const uint32_t* table, const uint32_t* places, int rows,
+                                                  int kv_heads, int dim, int neighbours, float eps) {
     const int unit = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, half = dim / 2;
     if (unit >= rows * kv_heads * 2) return;
     const int row = unit / (2 * kv_heads), is_value = unit / kv_heads % 2, head = unit % kv_heads;
@@ -111,20 +108,35 @@ extern "C" __global__ void store_keys_values(__half* store, const float* keys, c
     const Head all = turned(x, bias ? bias + head * dim : nullptr, is_value ? nullptr : norm,
                             is_value ? nullptr : angles + (size_t)row * dim, dim, neighbours, eps);
     const uint32_t position = places[2 * row + 1];
-    const size_t block = table[places[2 * row] + position / BLOCK_TOKENS];
-    __half* to = store + (((block * 2 + is_value) * kv_heads + head) * BLOCK_TOKENS + position % BLOCK_TOKENS) * dim;
+    const int token = position % BLOCK_TOKENS;
+    const Stored<C> to(store, table[places[2 * row] + position / BLOCK_TOKENS], is_value, kv_heads, head, dim);
+    float scale = 1;
+    if constexpr (C == INT8) {
+        // By their bits, so that what is not a number is the largest and shows in what is read.
+        uint32_t largest = 0;
+        for (int index = 0; index < MOST_PAIRS; index++) {
+            if (lane + 32 * index >= half) continue;
+            largest = max(largest, __float_as_uint(all.first[index]) & 0x7fffffffu);
+            largest = max(largest, __float_as_uint(all.second[index]) & 0x7fffffffu);
+        }
+        for (int offset = 16; offset > 0; offset /= 2)
+            largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+        const __half rounded = __float2half_rn(__fdiv_rn(__uint_as_float(largest), LARGEST_BYTE));
+        if (lane == 0) to.scale(token) = rounded;
+        scale = __half2float(rounded);
+    }
     for (int index = 0; index < MOST_PAIRS; index++) {
         const int pair = lane + 32 * index;
         if (pair >= half) continue;
-        to[place_in_head(pair, half, 0, neighbours)] = __float2half_rn(all.first[index]);
-        to[place_in_head(pair, half, 1, neighbours)] = __float2half_rn(all.second[index]);
+        to.put(token, place_in_head(pair, half, 0, neighbours), all.first[index], scale);
+        to.put(token, place_in_head(pair, half, 1, neighbours), all.second[index], scale);
     }
 }
 
 // A row of queries against a part of what it sees, for G heads that share their keys. Parts begin at multiples of `part`
 // tokens of the sequence, so that sums do not depend on what else is in the step.
-template <int G>
-__device__ void attend(const float* queries, const __half* store, const uint32_t* table, const uint32_t* places,
+template <Cache C, int G>
+__device__ void attend(const float* queries, const unsigned char* store, const uint32_t* table, const uint32_t* places,
                        float* out, float* parts, float* statistics, int heads, int kv_heads, int dim, int window, int part) {
     __shared__ float shared[G * MOST_HEAD_DIM];  // queries [G][dim]; in the end sums [lines][G][dim], which are no more
     __shared__ float weights[G][TILE];
@@ -155,7 +167,6 @@ __device__ void attend(const float* queries, const __half* store, const uint32_t
     float sums[G][2];
     for (int head = 0; head < G; head++) sums[head][0] = sums[head][1] = 0;
     __syncthreads();
-    const size_t of_head = (size_t)BLOCK_TOKENS * dim;
     for (int base = from / BLOCK_TOKENS * BLOCK_TOKENS; base < to; base += TILE) {
         // Eight lanes have a token.
         for (int turn = 0; turn < TILE / BLOCK_TOKENS; turn++) {
@@ -164,18 +175,20 @@ __device__ void attend(const float* queries, const __half* store, const uint32_t
             float scores[G];
             for (int head = 0; head < G; head++) scores[head] = 0;
             if (seen) {
-                const size_t block = blocks[token / BLOCK_TOKENS];
-                const __half* key = store + (block * 2 * kv_heads + kv_head) * of_head + token % BLOCK_TOKENS * dim;
+                const Stored<C> keys(store, blocks[token / BLOCK_TOKENS], 0, kv_heads, kv_head, dim);
                 for (int eight = eighth; eight < dim / 8; eight += 8) {
-                    const uint4 packed = *reinterpret_cast<const uint4*>(key + eight * 8);
-                    const __half2* halves = reinterpret_cast<const __half2*>(&packed);
+                    float2 numbers[4];
+                    keys.eight(token % BLOCK_TOKENS, eight * 8, numbers);
                     for (int two = 0; two < 4; two++) {
-                        const float2 numbers = __half22float2(halves[two]);
                         for (int head = 0; head < G; head++) {
                             const float* query = shared + head * dim + eight * 8 + two * 2;
-                            scores[head] += numbers.x * query[0] + numbers.y * query[1];
+                            scores[head] += numbers[two].x * query[0] + numbers[two].y * query[1];
                         }
                     }
+                }
+                if constexpr (C == INT8) {
+                    const float scale = __half2float(keys.scale(token % BLOCK_TOKENS));
+                    for (int head = 0; head < G; head++) scores[head] *= scale;
                 }
             }
             for (int head = 0; head < G; head++) {
@@ -209,10 +222,12 @@ __device__ void attend(const float* queries, const __half* store, const uint32_t
             const int least = max(from - base, 0), most = min(to - base, TILE);
             for (int in_tile = least + line; in_tile < most; in_tile += lines) {
                 const int token = base + in_tile;
-                const size_t block = blocks[token / BLOCK_TOKENS];
-                const __half* value =
-                    store + ((block * 2 + 1) * kv_heads + kv_head) * of_head + token % BLOCK_TOKENS * dim;
-                const float2 numbers = __half22float2(*reinterpret_cast<const __half2*>(value + 2 * pair));
+                const Stored<C> values(store, blocks[token / BLOCK_TOKENS], 1, kv_heads, kv_head, dim);
+                float2 numbers = values.two(token % BLOCK_TOKENS, 2 * pair);
+                if constexpr (C == INT8) {
+                    const float scale = __half2float(values.scale(token % BLOCK_TOKENS));
+                    numbers = {numbers.x * scale, numbers.y * scale};
+                }
                 for (int head = 0; head < G; head++) {
                     sums[head][0] += weights[head][in_tile] * numbers.x;
                     sums[head][1] += weights[head][in_tile] * numbers.y;
@@ -243,16 +258,27 @@ __device__ void attend(const float* queries, const __half* store, const uint32_t
     }
 }
 
-#define ATTEND(G)                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS) attend_##G(                                                   \
-        const float* queries, const __half* store, const uint32_t* table, const uint32_t* places, float* out,           \
+#define ATTEND(C, G)                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS) attend_##C##_##G(                                             \
+        const float* queries, const unsigned char* store, const uint32_t* table, const uint32_t* places, float* out,    \
         float* parts, float* statistics, int heads, int kv_heads, int dim, int window, int part) {                      \
-        attend<G>(queries, store, table, places, out, parts, statistics, heads, kv_heads, dim, window, part);           \
+        attend<C, G>(queries, store, table, places, out, parts, statistics, heads, kv_heads, dim, window, part);        \
     }
-ATTEND(1)
-ATTEND(2)
-ATTEND(4)
-ATTEND(8)
+#define OF_CACHE(C)                                                                                                     \
+    extern "C" __global__ void store_keys_values_##C(                                                                   \
+        unsigned char* store, const float* keys, const float* values, const float* key_bias, const float* value_bias,   \
+        const float* norm, const float* angles, const uint32_t* table, const uint32_t* places, int rows, int kv_heads,  \
+        int dim, int neighbours, float eps) {                                                                           \
+        store_keys_values<C>(store, keys, values, key_bias, value_bias, norm, angles, table, places, rows, kv_heads,    \
+                             dim, neighbours, eps);                                                                     \
+    }                                                                                                                   \
+    ATTEND(C, 1)                                                                                                        \
+    ATTEND(C, 2)                                                                                                        \
+    ATTEND(C, 4)                                                                                                        \
+    ATTEND(C, 8)
+OF_CACHE(F16)
+OF_CACHE(BF16)
+OF_CACHE(INT8)
 
 // Joins the parts of a row and head.
 extern "C" __global__ void join_parts(const float* parts, const float* statistics, float* out, int heads, int dim,

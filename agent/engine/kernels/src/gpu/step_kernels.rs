@@ -1,6 +1,8 @@
 //! Grids of thread blocks of the kernels of `step.cu`, and which of those of attention takes a step.
 
 use super::attention::Attend;
+#[cfg(feature = "cuda")]
+use crate::attention::CacheFormat;
 
 /// As `step.cu` has them.
 pub(super) const THREADS: usize = 128;
@@ -28,6 +30,16 @@ pub(super) fn join_grid(rows: usize, heads: usize) -> [usize; 3] {
     [rows, heads, 1]
 }
 
+/// As `step.cu` calls it.
+#[cfg(feature = "cuda")]
+pub(super) fn cache_name(format: CacheFormat) -> &'static str {
+    match format {
+        CacheFormat::F16 => "F16",
+        CacheFormat::Bf16 => "BF16",
+        CacheFormat::Int8 => "INT8",
+    }
+}
+
 /// Attention for so many of the heads that share their keys.
 #[derive(Clone, Copy)]
 pub(super) struct AttendKernel {
@@ -42,6 +54,6 @@ impl AttendKernel {
     }
 
     pub(super) fn grid(self, op: &Attend, rows: usize) -> [usize; 3] {
-        [rows, op.kv_heads * op.group().div_ceil(self.heads), op.parts]
+        [rows, op.store.kv_heads * op.group().div_ceil(self.heads), op.parts]
     }
 }

@@ -3,12 +3,13 @@
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchConfig, PushKernelArg};
 use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
-use half::f16;
 
 use super::super::attention::{Attend, PART_TOKENS};
 use super::super::heads::{Pairs, StoreKeysValues, TurnQueries};
 use super::super::residual::{Gate, JoinResidual};
-use super::super::step_kernels::{AttendKernel, THREADS, heads_grid, join_grid, numbers_grid, rows_grid};
+use super::super::step_kernels::{
+    AttendKernel, THREADS, cache_name, heads_grid, join_grid, numbers_grid, rows_grid,
+};
 use super::{Part, arguments, empty, int, view};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/step.ptx"));
@@ -106,10 +107,11 @@ pub(in super::super) fn store_keys_values(
     if angles.len() < rows * dim || places.len() < rows * 2 || values.len() < keys.len() {
         bail!("angles, places or values are missing");
     }
-    let function = device.get_or_load_custom_func("store_keys_values", MODULE, PTX)?;
+    let name = format!("store_keys_values_{}", cache_name(op.store.format));
+    let function = device.get_or_load_custom_func(&name, MODULE, PTX)?;
     let (rows_i, heads_i, dim_i) = (int(rows)?, int(heads)?, int(dim)?);
     let neighbours = i32::from(op.shape.pairs == Pairs::Neighbours);
-    let store = store.as_cuda_slice_mut::<f16>()?;
+    let store = store.as_cuda_slice_mut::<u8>()?;
     let mut builder = function.builder();
     arguments!(builder, store, &keys, &values);
     optional!(builder, key_bias);
@@ -127,8 +129,8 @@ pub(in super::super) fn attend(
     store: Part<'_>,
 ) -> Result<(CudaStorage, Shape)> {
     let (device, shape) = (queries.0.device.clone(), queries.1.shape().clone());
-    let (queries, store) = (view::<f32>(queries)?, view::<f16>(store)?);
-    let (heads, dim, parts) = (op.heads.query, op.dim, op.parts);
+    let (queries, store) = (view::<f32>(queries)?, view::<u8>(store)?);
+    let (heads, dim, parts) = (op.heads.query, op.store.dim, op.parts);
     let rows = queries.len() / (heads * dim);
     borrow!(table: u32 = op.table);
     borrow!(places: u32 = op.rows);
@@ -140,9 +142,9 @@ pub(in super::super) fn attend(
         _ => Some((empty(&device, partial * dim)?, empty(&device, 2 * partial)?)),
     };
     let kernel = AttendKernel::of(op);
-    let (heads_i, kv_heads_i, dim_i) = (int(heads)?, int(op.kv_heads)?, int(dim)?);
+    let (heads_i, kv_heads_i, dim_i) = (int(heads)?, int(op.store.kv_heads)?, int(dim)?);
     let (window, part) = (int(op.heads.window.unwrap_or(0))?, int(PART_TOKENS)?);
-    let name = format!("attend_{}", kernel.heads);
+    let name = format!("attend_{}_{}", cache_name(op.store.format), kernel.heads);
     let function = device.get_or_load_custom_func(&name, MODULE, PTX)?;
     let mut builder = function.builder();
     arguments!(builder, &queries, &store, &table, &places, &mut out);

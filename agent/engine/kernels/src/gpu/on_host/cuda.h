@@ -234,14 +234,14 @@ inline float rsqrtf(float number) { return 1.0f / sqrtf(number); }
 struct alignas(8) float2 {
     float x, y;
 };
+struct alignas(8) uint2 {
+    uint32_t x, y;
+};
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
 struct __half {
     uint16_t bits;
-};
-struct alignas(4) __half2 {
-    __half x, y;
 };
 
 inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
@@ -251,7 +251,6 @@ inline float __half2float(__half half) {
     if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
     return sign * (exponent ? ldexpf((float)(mantissa + 1024), exponent - 25) : ldexpf((float)mantissa, -24));
 }
-inline float2 __half22float2(__half2 halves) { return {__half2float(halves.x), __half2float(halves.y)}; }
 // To the nearest, and to the even one of two; what rounds up to 2048 units has the next exponent by itself.
 inline __half __float2half_rn(float number) {
     const uint16_t sign = (uint16_t)(__float_as_uint(number) >> 16 & 0x8000u);

@@ -8,22 +8,28 @@ extern "C" void turn_queries_on_host(unsigned x, const float* queries, const flo
                     [=] { turn_queries(queries, bias, norm, angles, out, rows, heads, dim, neighbours, eps, scale); });
 }
 
-extern "C" void store_keys_values_on_host(unsigned x, uint16_t* store, const float* keys, const float* values,
+// By cache and, for attention, heads together.
+static const decltype(&store_keys_values_F16) STORE_KERNELS[] = {store_keys_values_F16, store_keys_values_BF16,
+                                                                 store_keys_values_INT8};
+#define OF_HEADS(C) {attend_##C##_1, attend_##C##_2, attend_##C##_4, attend_##C##_8}
+static const decltype(&attend_F16_1) ATTEND_KERNELS[][4] = {OF_HEADS(F16), OF_HEADS(BF16), OF_HEADS(INT8)};
+
+extern "C" void store_keys_values_on_host(unsigned x, unsigned cache, unsigned char* store, const float* keys, const float* values,
                                           const float* key_bias, const float* value_bias, const float* norm,
                                           const float* angles, const uint32_t* table, const uint32_t* places, int rows,
                                           int kv_heads, int dim, int neighbours, float eps) {
+    const auto kernel = STORE_KERNELS[cache];
     on_host::launch({x, 1, 1}, THREADS, [=] {
-        store_keys_values((__half*)store, keys, values, key_bias, value_bias, norm, angles, table, places, rows, kv_heads, dim,
-                          neighbours, eps);
+        kernel(store, keys, values, key_bias, value_bias, norm, angles, table, places, rows, kv_heads, dim, neighbours, eps);
     });
 }
 
-extern "C" void attend_on_host(unsigned x, unsigned y, unsigned z, unsigned together, const float* queries,
-                               const uint16_t* store, const uint32_t* table, const uint32_t* places, float* out, float* parts,
-                               float* statistics, int heads, int kv_heads, int dim, int window, int part) {
-    const auto kernel = together == 1 ? attend_1 : together == 2 ? attend_2 : together == 4 ? attend_4 : attend_8;
+extern "C" void attend_on_host(unsigned x, unsigned y, unsigned z, unsigned cache, unsigned together, const float* queries,
+                               const unsigned char* store, const uint32_t* table, const uint32_t* places, float* out,
+                               float* parts, float* statistics, int heads, int kv_heads, int dim, int window, int part) {
+    const auto kernel = ATTEND_KERNELS[cache][together == 1 ? 0 : together == 2 ? 1 : together == 4 ? 2 : 3];
     on_host::launch({x, y, z}, THREADS, [=] {
-        kernel(queries, (const __half*)store, table, places, out, parts, statistics, heads, kv_heads, dim, window, part);
+        kernel(queries, store, table, places, out, parts, statistics, heads, kv_heads, dim, window, part);
     });
 }
 

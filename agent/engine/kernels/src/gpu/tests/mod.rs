@@ -12,7 +12,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use self::ops::{OfDevice, Ops};
-use super::{Gate, HeadShape, Pairs, Places, key_value_store};
+use super::store::StorePlace;
+use super::{Gate, GpuStore, HeadShape, Pairs, Places};
 use crate::attention::{BLOCK_TOKENS, CacheFormat, Heads, KeyValueStore, Queries, Span};
 use crate::{Pool, Rows};
 
@@ -24,6 +25,7 @@ struct Case {
     kv_heads: usize,
     group: usize,
     dim: usize,
+    format: CacheFormat,
     window: Option<usize>,
     pairs: Pairs,
     biased: bool,
@@ -38,12 +40,14 @@ fn cases() -> impl Strategy<Value = Case> {
     let dim = prop_oneof![1usize..33, Just(8), Just(16), Just(32)].prop_map(|eights| eights * 8);
     let window = prop::option::of(1usize..700);
     let heads = (1usize..3, prop_oneof![1usize..5, Just(7), Just(8), Just(12)]);
-    (sequences, heads, dim, window, pairs, any::<(bool, bool, u64)>()).prop_map(
-        |(sequences, (kv_heads, group), dim, window, pairs, (biased, normed, seed))| Case {
+    let format = prop::sample::select(vec![CacheFormat::F16, CacheFormat::Bf16, CacheFormat::Int8]);
+    (sequences, heads, (dim, format), window, pairs, any::<(bool, bool, u64)>()).prop_map(
+        |(sequences, (kv_heads, group), (dim, format), window, pairs, (biased, normed, seed))| Case {
             sequences,
             kv_heads,
             group,
             dim,
+            format,
             window,
             pairs,
             biased,
@@ -121,12 +125,10 @@ impl Case {
             first += columns(sequence) as u32;
         }
         let layers = [vec![u32::MAX; blocks], tables.concat()].concat();
-        let store = key_value_store(device, blocks, self.kv_heads, dim)?;
-        // What an earlier sequence left must not matter.
-        let nothing =
-            (Tensor::zeros((blocks, 2, self.kv_heads, BLOCK_TOKENS, dim), candle_core::DType::F16, device)?
-                / 0.0)?;
-        store.slice_set(&nothing, 0, 0)?;
+        let store = GpuStore::new(device, self.format, blocks, self.kv_heads, dim)?;
+        // What an earlier sequence left must not matter: no number, in any format.
+        let nothing = Tensor::from_vec(vec![u8::MAX; store.bytes.elem_count()], store.bytes.shape(), device)?;
+        store.bytes.slice_set(&nothing, 0, 0)?;
         let all = Places::new(device, &layers, 2, &places)?;
         let bias = self.biased.then_some((&key_bias, &value_bias));
         let kv_shape = self.shape(self.kv_heads);
@@ -138,17 +140,33 @@ impl Case {
         let asking = Places::new(device, &layers, 2, &asking_places)?;
         let attended = ops.attend(&queries, &store, (&asking, 1), heads)?;
         let numbers = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        let bytes = store.bytes.flatten_all()?.to_vec1::<u8>()?;
         let stored = |which: usize| {
-            let halves = store.narrow(1, which, 1)?.contiguous()?.to_dtype(candle_core::DType::F32)?;
-            numbers(&halves)
+            let mut all = vec![0.0; blocks * self.kv_heads * BLOCK_TOKENS * dim];
+            for (index, numbers) in all.chunks_exact_mut(dim).enumerate() {
+                let (unit, slot) = (index / BLOCK_TOKENS, index % BLOCK_TOKENS);
+                let (block, head) = (unit / self.kv_heads, unit % self.kv_heads);
+                store.shape.get(&bytes, StorePlace { block, which, head, slot }, numbers);
+            }
+            all
         };
         Ok(Computed {
             queries: numbers(&queries)?,
             attended: numbers(&attended)?,
             tables,
-            keys: stored(0)?,
-            values: stored(1)?,
+            keys: stored(0),
+            values: stored(1),
         })
+    }
+
+    /// By how much of the largest a stored number changes that is rounded the other way.
+    #[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
+    fn unit(&self) -> f32 {
+        match self.format {
+            CacheFormat::F16 => 1e-3,
+            CacheFormat::Bf16 => 8e-3,
+            CacheFormat::Int8 => 1e-2,
+        }
     }
 
     #[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
@@ -156,10 +174,15 @@ impl Case {
         let twins = self.compute(&Device::Cpu, &OfDevice).unwrap();
         let kernels = self.compute(device, ops).unwrap();
         prop_assert!(apart(&kernels.queries, &twins.queries) < 1e-5);
-        prop_assert!(apart(&kernels.keys, &twins.keys) < 1e-3);
-        prop_assert!(apart(&kernels.values, &twins.values) < 1e-3);
-        let attended = apart(&kernels.attended, &twins.attended);
-        prop_assert!(attended < 1e-3, "{attended}");
+        let pairs = [
+            (&kernels.keys, &twins.keys),
+            (&kernels.values, &twins.values),
+            (&kernels.attended, &twins.attended),
+        ];
+        for (kernel, twin) in pairs {
+            let (most, mean) = (apart(kernel, twin), apart_on_average(kernel, twin));
+            prop_assert!(most < self.unit() && mean < 1e-4, "{most} {mean}");
+        }
         Ok(())
     }
 }
@@ -210,18 +233,27 @@ impl Stream {
     }
 }
 
-fn apart(ours: &[f32], theirs: &[f32]) -> f32 {
+/// How far each is from the other, as a share of the largest.
+fn differences(ours: &[f32], theirs: &[f32]) -> impl Iterator<Item = f32> {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs
         .iter()
         .filter(|number| number.is_finite())
         .fold(1e-6f32, |most, number| most.max(number.abs()));
-    let difference = |(ours, theirs): (&f32, &f32)| match (ours.is_finite(), theirs.is_finite()) {
+    ours.iter().zip(theirs).map(move |(ours, theirs)| match (ours.is_finite(), theirs.is_finite()) {
         (true, true) => (ours - theirs).abs() / largest,
         (false, false) => 0.0,
         _ => f32::INFINITY,
-    };
-    ours.iter().zip(theirs).map(difference).fold(0.0, f32::max)
+    })
+}
+
+fn apart(ours: &[f32], theirs: &[f32]) -> f32 {
+    differences(ours, theirs).fold(0.0, f32::max)
+}
+
+#[cfg(any(feature = "cuda", feature = "cuda-on-host"))]
+fn apart_on_average(ours: &[f32], theirs: &[f32]) -> f32 {
+    differences(ours, theirs).sum::<f32>() / ours.len().max(1) as f32
 }
 
 proptest! {
@@ -233,7 +265,7 @@ proptest! {
         let pool = Pool::new(2).unwrap();
         let heads = case.kv_heads * case.group;
         let blocks: usize = computed.tables.iter().map(Vec::len).sum();
-        let mut store = KeyValueStore::new(CacheFormat::F16, blocks, case.kv_heads, case.dim).unwrap();
+        let mut store = KeyValueStore::new(case.format, blocks, case.kv_heads, case.dim).unwrap();
         let (mut row, mut spans) = (0, Vec::new());
         let (of_token, kv_width) = (case.dim, case.kv_heads * case.dim);
         for ((seen, new), table) in case.sequences.iter().zip(&computed.tables) {
@@ -302,7 +334,7 @@ fn the_residual_stream_and_the_gate_are_as_written() {
 #[test]
 fn heads_that_a_gpu_cannot_take_are_refused() {
     for dim in [12, 264] {
-        let refused = key_value_store(&Device::Cpu, 1, 1, dim).unwrap_err().to_string();
+        let refused = GpuStore::new(&Device::Cpu, CacheFormat::F16, 1, 1, dim).err().unwrap().to_string();
         assert!(refused.contains("multiples of 8 up to 256"), "{refused}");
     }
 }

@@ -4,16 +4,15 @@ use std::ffi::{c_int, c_uint};
 use std::ptr;
 
 use candle_core::{Result, Tensor};
-use half::f16;
 
 use super::fenced::Fenced;
 use super::ops::Ops;
-use crate::attention::Heads;
+use crate::attention::{CacheFormat, Heads};
 use crate::gpu::attention::{Attend, PART_TOKENS};
 use crate::gpu::heads::{HeadShape, Pairs};
 use crate::gpu::residual::Gate;
 use crate::gpu::step_kernels::{AttendKernel, heads_grid, join_grid, numbers_grid, rows_grid};
-use crate::gpu::{Places, with_host};
+use crate::gpu::{GpuStore, Places, with_host};
 
 unsafe extern "C" {
     fn turn_queries_on_host(
@@ -32,7 +31,8 @@ unsafe extern "C" {
     );
     fn store_keys_values_on_host(
         x: c_uint,
-        store: *mut f16,
+        cache: c_uint,
+        store: *mut u8,
         keys: *const f32,
         values: *const f32,
         key_bias: *const f32,
@@ -51,9 +51,10 @@ unsafe extern "C" {
         x: c_uint,
         y: c_uint,
         z: c_uint,
+        cache: c_uint,
         together: c_uint,
         queries: *const f32,
-        store: *const f16,
+        store: *const u8,
         table: *const u32,
         places: *const u32,
         out: *mut f32,
@@ -123,6 +124,15 @@ fn unwritten(numbers: usize) -> Fenced<f32> {
     Fenced::of(&vec![f32::NAN; numbers])
 }
 
+/// In the tables of `on_host/step.cpp`.
+fn place(format: CacheFormat) -> c_uint {
+    match format {
+        CacheFormat::F16 => 0,
+        CacheFormat::Bf16 => 1,
+        CacheFormat::Int8 => 2,
+    }
+}
+
 fn neighbours(shape: HeadShape) -> c_int {
     c_int::from(shape.pairs == Pairs::Neighbours)
 }
@@ -162,7 +172,7 @@ impl Ops for OnHost {
 
     fn store_keys_values(
         &self,
-        store: &Tensor,
+        store: &GpuStore,
         keys: &Tensor,
         values: &Tensor,
         bias: Option<(&Tensor, &Tensor)>,
@@ -172,7 +182,7 @@ impl Ops for OnHost {
         shape: HeadShape,
     ) -> Result<()> {
         let rows = keys.dim(0)?;
-        let mut stored = fenced::<f16>(store);
+        let mut stored = fenced::<u8>(&store.bytes);
         let (keys, values, angles) = (fenced(keys), fenced(values), fenced(angles));
         let (key_bias, value_bias) = bias.unzip();
         let (key_bias, value_bias, norm) = (optional(key_bias), optional(value_bias), optional(norm));
@@ -181,6 +191,7 @@ impl Ops for OnHost {
         unsafe {
             store_keys_values_on_host(
                 grid(heads_grid(rows * shape.heads * 2))[0],
+                place(store.shape.format),
                 stored.as_mut_ptr(),
                 keys.as_ptr(),
                 values.as_ptr(),
@@ -197,22 +208,23 @@ impl Ops for OnHost {
                 shape.eps,
             );
         }
-        store.slice_set(&Tensor::from_slice(&stored, store.shape(), store.device())?, 0, 0)
+        let bytes = &store.bytes;
+        bytes.slice_set(&Tensor::from_slice(&stored, bytes.shape(), bytes.device())?, 0, 0)
     }
 
     fn attend(
         &self,
         queries: &Tensor,
-        store: &Tensor,
+        store: &GpuStore,
         places: (&Places, usize),
         heads: Heads,
     ) -> Result<Tensor> {
         let op = Attend::new(queries, store, places, heads)?;
         let (kernel, rows) = (AttendKernel::of(&op), queries.dim(0)?);
-        let (asking, store) = (fenced(queries), fenced(store));
+        let (asking, stored) = (fenced(queries), fenced::<u8>(&store.bytes));
         let (table, places) = (fenced(&op.table), fenced(&op.rows));
         let partial = rows * op.parts * heads.query;
-        let (mut sums, mut statistics) = (unwritten(partial * op.dim), unwritten(2 * partial));
+        let (mut sums, mut statistics) = (unwritten(partial * op.store.dim), unwritten(2 * partial));
         let mut out = unwritten(asking.len());
         let [x, y, z] = grid(kernel.grid(&op, rows));
         // SAFETY: as above; every position's block is in its table.
@@ -221,24 +233,25 @@ impl Ops for OnHost {
                 x,
                 y,
                 z,
+                place(op.store.format),
                 kernel.heads as c_uint,
                 asking.as_ptr(),
-                store.as_ptr(),
+                stored.as_ptr(),
                 table.as_ptr(),
                 places.as_ptr(),
                 out.as_mut_ptr(),
                 sums.as_mut_ptr(),
                 statistics.as_mut_ptr(),
                 int(heads.query),
-                int(op.kv_heads),
-                int(op.dim),
+                int(op.store.kv_heads),
+                int(op.store.dim),
                 int(heads.window.unwrap_or(0)),
                 int(PART_TOKENS),
             );
         }
         if op.parts > 1 {
             let [x, y, _] = grid(join_grid(rows, heads.query));
-            let (dim, parts) = (int(op.dim), int(op.parts));
+            let (dim, parts) = (int(op.store.dim), int(op.parts));
             let (sums, statistics) = (sums.as_ptr(), statistics.as_ptr());
             // SAFETY: as above.
             unsafe {

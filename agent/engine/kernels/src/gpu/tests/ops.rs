@@ -1,7 +1,9 @@
 use candle_core::{Result, Tensor};
 
 use crate::attention::Heads;
-use crate::gpu::{Gate, HeadShape, Places, attend, gate, join_residual, store_keys_values, turn_queries};
+use crate::gpu::{
+    Gate, GpuStore, HeadShape, Places, attend, gate, join_residual, store_keys_values, turn_queries,
+};
 
 /// What a step computes beside its products. As it stands, each op chooses by its tensors.
 pub(super) trait Ops {
@@ -20,7 +22,7 @@ pub(super) trait Ops {
     #[allow(clippy::too_many_arguments, reason = "as the op")]
     fn store_keys_values(
         &self,
-        store: &Tensor,
+        store: &GpuStore,
         keys: &Tensor,
         values: &Tensor,
         bias: Option<(&Tensor, &Tensor)>,
@@ -35,7 +37,7 @@ pub(super) trait Ops {
     fn attend(
         &self,
         queries: &Tensor,
-        store: &Tensor,
+        store: &GpuStore,
         places: (&Places, usize),
         heads: Heads,
     ) -> Result<Tensor> {
