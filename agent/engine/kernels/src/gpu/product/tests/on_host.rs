@@ -12,65 +12,18 @@ use crate::WeightFormat;
 use crate::gpu::tests::fenced::Fenced;
 use crate::line::Line;
 
-/// Makes tiles of rows.
-type Make = unsafe extern "C" fn(
-    x: c_uint,
-    y: c_uint,
-    rows: *const f32,
-    out: *mut u32,
-    count: c_int,
-    columns: c_int,
-    blocks: c_int,
-);
-
-/// Multiplies tiles; format and kernel are places in the table of its file.
-type Multiply = unsafe extern "C" fn(
-    x: c_uint,
-    y: c_uint,
-    format: c_uint,
-    kernel: c_uint,
-    lines: *const u32,
-    tiles: *const u32,
-    out: *mut f32,
-    outputs: c_int,
-    count: c_int,
-    columns: c_int,
-    blocks: c_int,
-);
-
 unsafe extern "C" {
-    fn round_rows_on_host(
+    fn make_tiles_on_host(
         x: c_uint,
         y: c_uint,
+        split: c_uint,
         rows: *const f32,
         out: *mut u32,
         count: c_int,
         columns: c_int,
         blocks: c_int,
     );
-    fn split_rows_on_host(
-        x: c_uint,
-        y: c_uint,
-        rows: *const f32,
-        out: *mut u32,
-        count: c_int,
-        columns: c_int,
-        blocks: c_int,
-    );
-    fn multiply_quantized_on_host(
-        x: c_uint,
-        y: c_uint,
-        format: c_uint,
-        kernel: c_uint,
-        lines: *const u32,
-        tiles: *const u32,
-        out: *mut f32,
-        outputs: c_int,
-        count: c_int,
-        columns: c_int,
-        blocks: c_int,
-    );
-    fn multiply_floats_on_host(
+    fn multiply_tiles_on_host(
         x: c_uint,
         y: c_uint,
         format: c_uint,
@@ -96,16 +49,18 @@ fn grid([x, y]: [usize; 2]) -> [c_uint; 2] {
     [x, y].map(|number| c_uint::try_from(number).unwrap())
 }
 
-/// In the table of its file in `on_host/`.
+/// In the table of `on_host/product.cpp`.
 fn place(format: WeightFormat) -> c_uint {
-    use WeightFormat::{BF16, F16, F32, Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0};
     match format {
-        Q4_0 | F32 => 0,
-        Q5_0 | F16 => 1,
-        Q8_0 | BF16 => 2,
-        Q4K => 3,
-        Q5K => 4,
-        Q6K => 5,
+        WeightFormat::F32 => 0,
+        WeightFormat::F16 => 1,
+        WeightFormat::BF16 => 2,
+        WeightFormat::Q4_0 => 3,
+        WeightFormat::Q5_0 => 4,
+        WeightFormat::Q8_0 => 5,
+        WeightFormat::Q4K => 6,
+        WeightFormat::Q5K => 7,
+        WeightFormat::Q6K => 8,
     }
 }
 
@@ -113,14 +68,10 @@ fn make(tiles: Tiles, columns: usize, rows: &[f32]) -> Vec<u32> {
     let count = rows.len() / columns;
     let mut out = Fenced::of(&vec![u32::MAX; tiles.words(count, columns)]);
     let [x, y] = grid(tiles_grid(tiles, count, columns));
-    let make: Make = match tiles {
-        Tiles::Rounded => round_rows_on_host,
-        Tiles::Split => split_rows_on_host,
-    };
+    let split = c_uint::from(tiles == Tiles::Split);
+    let (count, blocks) = (int(count), int(tiles.blocks(columns)));
     // SAFETY: they have the sizes that the kernel reads and writes.
-    unsafe {
-        make(x, y, rows.as_ptr(), out.as_mut_ptr(), int(count), int(columns), int(tiles.blocks(columns)))
-    };
+    unsafe { make_tiles_on_host(x, y, split, rows.as_ptr(), out.as_mut_ptr(), count, int(columns), blocks) };
     out.to_vec()
 }
 
@@ -131,22 +82,16 @@ fn products(
     (made, count): (&[u32], usize),
 ) -> Vec<Vec<f32>> {
     let tiles = Tiles::of(format);
-    let (multiply, grids): (Multiply, Vec<_>) = match tiles {
-        Tiles::Rounded => {
-            let grids = QuantizedKernel::ALL.map(|kernel| kernel.grid(outputs, count));
-            (multiply_quantized_on_host, grids.into())
-        }
-        Tiles::Split => {
-            let grids = FloatsKernel::ALL.map(|kernel| kernel.grid(outputs, count));
-            (multiply_floats_on_host, grids.into())
-        }
+    let grids = match tiles {
+        Tiles::Rounded => QuantizedKernel::ALL.map(|kernel| kernel.grid(outputs, count)).to_vec(),
+        Tiles::Split => FloatsKernel::ALL.map(|kernel| kernel.grid(outputs, count)).to_vec(),
     };
     let of_kernel = |(kernel, blocks): (usize, [usize; 2])| {
         let mut out = Fenced::of(&vec![UNWRITTEN; count * outputs]);
         let [x, y] = grid(blocks);
         // SAFETY: as above.
         unsafe {
-            multiply(
+            multiply_tiles_on_host(
                 x,
                 y,
                 place(format),
