@@ -51,20 +51,16 @@ impl Controller {
     }
 
     /// Loads what a deployment promised, or what the configuration names where that is new. When it cannot be loaded
-    /// the deployment says so and serves nothing.
+    /// the deployment says so, which is an alert, and serves nothing.
     pub async fn bring_up(&self, deployment: &Arc<Deployment>, configured: &str) {
         let subject = deployment.name().to_owned();
         if self.store.deployment(&subject).is_ok_and(|row| row.is_some_and(|row| row.stopped)) {
             deployment.set_unavailable(STOPPED);
-            self.events.push(Severity::Warning, &subject, STOPPED, "");
             return;
         }
         match self.try_bring_up(deployment, configured).await {
             Ok(text) => self.events.push(Severity::Information, &subject, text, ""),
-            Err(reason) => {
-                deployment.set_unavailable(&reason);
-                self.events.push(Severity::Bad, &subject, format!("cannot serve: {reason}"), "");
-            }
+            Err(reason) => deployment.set_unavailable(&reason),
         }
     }
 

@@ -42,7 +42,7 @@ impl Events {
             text: text.into(),
             operator: operator.to_owned(),
         };
-        tracing::info!(subject = event.subject, operator, "{}", event.text);
+        log(&event, severity);
         inner.pending.push(event);
         self.happened.notify_one();
     }
@@ -56,5 +56,14 @@ impl Events {
     pub fn drain(&self) -> (Vec<Event>, u64) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         (std::mem::take(&mut inner.pending), std::mem::take(&mut inner.dropped))
+    }
+}
+
+fn log(event: &Event, severity: Severity) {
+    let Event { subject, operator, text, .. } = event;
+    match severity {
+        Severity::Bad => tracing::error!(subject, operator, "{text}"),
+        Severity::Warning => tracing::warn!(subject, operator, "{text}"),
+        Severity::Information | Severity::Unspecified => tracing::info!(subject, operator, "{text}"),
     }
 }
