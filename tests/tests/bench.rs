@@ -172,7 +172,7 @@ async fn what_cannot_be_measured_is_said_with_the_remedy() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
         assert!(error.contains(words), "{arguments:?}: {error}");
     }
-    // Too long for the model: that is the server's refusal, counted by its kind.
+    // Too long for the model: that is the server's refusal, counted by its kind and told in its words.
     let target = format!("unix:{}", agent.socket().display());
     let long = [
         "bench",
@@ -190,11 +190,10 @@ async fn what_cannot_be_measured_is_said_with_the_remedy() {
     ];
     let output =
         tokio::task::block_in_place(|| Command::new(&binaries().console).args(long).output().unwrap());
-    assert!(
-        String::from_utf8_lossy(&output.stdout).contains("3 x status 400"),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    let (printed, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(printed.contains("3 x status 400: ") && printed.contains("context_length_exceeded"), "{printed}");
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("none of 3 requests was answered: status 400: "), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

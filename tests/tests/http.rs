@@ -172,8 +172,8 @@ async fn a_full_queue_turns_away_with_the_time_to_come_back() {
     for answer in asked.collect::<Vec<_>>() {
         match answer.await.unwrap() {
             Ok(outcome) => assert_eq!(outcome.text, "51"),
-            Err(ChatError::Status { status: 429, body }) => {
-                assert!(body.contains("queue_full"), "{body}");
+            Err(ChatError::Status { status: 429, message }) => {
+                assert!(message.contains("queue_full"), "{message}");
                 turned_away += 1;
             }
             Err(error) => panic!("{error}"),

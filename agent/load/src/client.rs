@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connector::{Connector, connector};
+use crate::refusal::refusal;
 
 /// Longest line of a stream, in bytes; a server that sends more is broken.
 const LONGEST_LINE_BYTES: usize = 1 << 20;
@@ -50,12 +51,12 @@ pub enum ChatError {
         reason: String,
     },
     /// The server answered, but not with an answer.
-    #[error("status {status}: {body}")]
+    #[error("status {status}: {message}")]
     Status {
         /// HTTP status.
         status: u16,
-        /// Beginning of the body.
-        body: String,
+        /// What it said.
+        message: String,
     },
     /// The connection or the stream broke.
     #[error("{0}")]
@@ -249,9 +250,9 @@ impl StreamClient {
         let revision = revision.map(str::to_owned);
         let mut body = response.into_body();
         if status != StatusCode::OK {
-            let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            let body = String::from_utf8_lossy(&bytes).chars().take(300).collect();
-            return Err(ChatError::Status { status: status.as_u16(), body });
+            let body = Limited::new(body, LONGEST_LINE_BYTES).collect().await;
+            let bytes = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            return Err(ChatError::Status { status: status.as_u16(), message: refusal(&bytes) });
         }
         let mut answer = Answer::default();
         let mut buffer = Vec::new();

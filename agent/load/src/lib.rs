@@ -7,6 +7,7 @@ pub mod bench;
 mod client;
 mod connector;
 mod load;
+mod refusal;
 mod report;
 
 pub use client::{ChatClient, ChatError, ChatOutcome, StreamClient, Usage};

@@ -118,6 +118,9 @@ async fn bench(job: JobHandle, asked: &BenchPlan, frames: &Subscribers) -> Resul
     let open_loop = matches!(plan.shape, LoadShape::Open { .. });
     let mut outcome = Outcome::new(asked.describe(), started_unix_ms, vec![measured], open_loop);
     outcome.cost = cost.take().await;
+    if let Some(why) = outcome.all_failed() {
+        return Err(why);
+    }
     let detail = format!(
         "{:.0} tokens/s, {:.1} answers/s, {} failed",
         outcome.output_tokens_per_s.value, outcome.achieved_per_s.value, outcome.failed

@@ -15,7 +15,8 @@ pub fn figures(outcome: &Outcome) -> Vec<Figure> {
         ("server", format!("{} at {} for {:.1} s{runs}", text("model"), text("server"), outcome.seconds)),
         ("requests", requests),
     ];
-    figures.extend(outcome.errors.iter().map(|(kind, count)| ("", format!("{count} x {kind}"))));
+    let why = |kind| outcome.error_examples.get(kind).unwrap_or(kind);
+    figures.extend(outcome.errors.iter().map(|(kind, count)| ("", format!("{count} x {}", why(kind)))));
     let answered = quantity(outcome.achieved_per_s);
     figures.push(("rate", format!("{:.2}/s asked, {answered}/s answered", outcome.asked_per_s)));
     let objectives = outcome.plan["objectives_ms"].as_object();

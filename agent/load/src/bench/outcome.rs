@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::block::{Block, Latency};
 use super::bootstrap::{Table, draws, interval};
 use super::cost::RunCost;
+use super::failures::Failures;
 use super::run::Measured;
 
 /// Names the form of an [`Outcome`] in JSON; `docs/bench.md` describes it.
@@ -42,6 +43,9 @@ pub struct Outcome {
     pub unfinished: u64,
     /// Failures by kind.
     pub errors: BTreeMap<String, u64>,
+    /// What the first failure of each kind said.
+    #[serde(default)]
+    pub error_examples: BTreeMap<String, String>,
     /// Requests a second that were due.
     pub asked_per_s: f64,
     /// Whole answers a second.
@@ -117,12 +121,10 @@ impl Outcome {
         let unfinished = runs.iter().map(|run| run.unfinished).sum();
         let known: Option<Vec<f64>> = runs.iter().map(|run| run.cpu_cores).collect();
         let cpu_cores = known.map(|cores| cores.iter().sum::<f64>() / count.max(1) as f64);
-        let mut errors = BTreeMap::new();
+        let mut failures = Failures::default();
         let mut blocks = Vec::new();
         for run in runs {
-            for (kind, times) in run.errors {
-                *errors.entry(kind).or_default() += times;
-            }
+            failures.merge(&run.failures);
             blocks.extend(run.blocks);
         }
         let blocks = joined(blocks);
@@ -156,7 +158,8 @@ impl Outcome {
             ok: all.ok,
             failed: all.failed,
             unfinished,
-            errors,
+            errors: failures.counts,
+            error_examples: failures.examples,
             asked_per_s: all.due as f64 / seconds.max(1e-9),
             achieved_per_s: rate(&|block| block.ok),
             goodput_per_s: rate(&|block| block.good),
@@ -167,6 +170,13 @@ impl Outcome {
             cost: None,
             blocks,
         }
+    }
+
+    /// Why nothing was answered, where nothing was though something was asked.
+    pub fn all_failed(&self) -> Option<String> {
+        let most = self.errors.iter().max_by_key(|(_, times)| **times).filter(|_| self.ok == 0)?;
+        let why = self.error_examples.get(most.0).unwrap_or(most.0);
+        Some(format!("none of {} requests was answered: {why}", self.due))
     }
 
     /// One quantile of a latency, in microseconds.

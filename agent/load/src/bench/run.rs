@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::arrivals::Arrivals;
 use super::block::{Block, Latency};
+use super::failures::Failures;
 use super::pacing::pace;
 use super::prompts::{Asked, Length, Prompts};
 use crate::client::{ChatError, ChatOutcome, StreamClient};
@@ -23,6 +23,7 @@ const SHORTEST_BLOCK: Duration = Duration::from_millis(5);
 const MOST_BLOCKS: usize = 4_096;
 /// Words that are sent to learn how many tokens a word is.
 const CALIBRATION_WORDS: u64 = 40;
+const NOT_SENT: &str = "not sent, too many under way";
 
 /// Which endpoint is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +139,8 @@ pub struct Progress {
 pub struct Measured {
     /// In order of time.
     pub blocks: Vec<Block>,
-    /// Failures by kind.
-    pub errors: BTreeMap<String, u64>,
+    /// Requests without an answer.
+    pub failures: Failures,
     /// Length of the measured part.
     pub seconds: f64,
     /// Cut off with an answer under way.
@@ -287,7 +288,7 @@ impl Sender {
             if let Some(block) = collector.block_of(due) {
                 block.due += 1;
                 block.failed += 1;
-                *collector.measured.errors.entry("not sent, too many under way".into()).or_default() += 1;
+                collector.measured.failures.add(NOT_SENT, 1, NOT_SENT);
             }
             return;
         };
@@ -382,7 +383,7 @@ impl Collector {
         match answered {
             Err(error) => {
                 block.failed += 1;
-                *self.measured.errors.entry(error.kind()).or_default() += 1;
+                self.measured.failures.count(error);
             }
             Ok(outcome) => {
                 block.take(due, sent, outcome, objectives);

@@ -35,7 +35,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(500);
 /// Share of answers that must be good for a rate to keep its objectives.
 const GOOD_ENOUGH: f64 = 0.99;
 
-/// 0 done, 1 failed or worse than before beyond the margin.
+/// 0 done, 1 failed, nothing answered, or worse than before beyond the margin.
 pub(super) async fn run(arguments: BenchArguments) -> Result<ExitCode, CliError> {
     if arguments.is_of_node() {
         return node::run(&arguments.common).await;
@@ -96,6 +96,9 @@ fn report(
         if let Some(comparison) = &comparison {
             summary::comparison(comparison)?;
         }
+    }
+    if let Some(why) = outcomes.iter().map(Outcome::all_failed).collect::<Option<Vec<_>>>() {
+        return Err(CliError::Failed(why.join("; ")));
     }
     Ok(if comparison.is_some_and(|comparison| comparison.regressed()) {
         ExitCode::from(1)

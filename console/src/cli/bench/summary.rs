@@ -23,7 +23,7 @@ pub(super) fn one(outcome: &Outcome) -> io::Result<()> {
 }
 
 fn over_time(outcome: &Outcome) -> io::Result<()> {
-    if outcome.blocks.len() < 3 {
+    if outcome.blocks.len() < 3 || outcome.ok == 0 {
         return Ok(());
     }
     let symbols = Theme::detect(|name| std::env::var(name).ok(), false).symbols;
