@@ -60,7 +60,8 @@ impl Events {
 }
 
 fn log(event: &Event, severity: Severity) {
-    let Event { subject, operator, text, .. } = event;
+    let Event { subject, text, .. } = event;
+    let operator = Some(event.operator.as_str()).filter(|operator| !operator.is_empty());
     match severity {
         Severity::Bad => tracing::error!(subject, operator, "{text}"),
         Severity::Warning => tracing::warn!(subject, operator, "{text}"),
