@@ -17,7 +17,7 @@ __host__ __device__ constexpr int line_columns(Format format) { return format ==
 
 // A block of eight rows as sums of two numbers of bfloat16, two columns to a word. Rows come as `[tiles][blocks]` of these; those
 // behind the last row, and what a row's blocks have behind its numbers, are zero.
-struct Tile {
+struct alignas(16) Tile {
     uint32_t nearest[ROWS_AT_ONCE][WORDS];
     uint32_t rest[ROWS_AT_ONCE][WORDS];
 };
@@ -72,10 +72,14 @@ struct Stored {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first = (block * 4 + t) * LINES;
         for (int at = 0; at < LINES; at++) {
             const uint32_t* line = panel + (size_t)(first + at) * PANEL_ROWS;
-            const bool there = first + at < panel_lines;
-            // A line of two columns has all outputs of the first, and then those of the second.
-            words[at][0] = there ? line[F == F32 ? 2 * g : g] : 0;
-            words[at][1] = there ? line[F == F32 ? 2 * g + 1 : PANEL_ROWS / 2 + g] : 0;
+            uint2 both = {0, 0};
+            if (first + at < panel_lines) {
+                // A line of two columns has all outputs of the first, and then those of the second.
+                if constexpr (F == F32) both = *(const uint2*)(line + 2 * g);
+                else both = {line[g], line[PANEL_ROWS / 2 + g]};
+            }
+            words[at][0] = both.x;
+            words[at][1] = both.y;
         }
     }
 };
@@ -105,16 +109,15 @@ struct Weights {
 template <Format F>
 __device__ __forceinline__ void add(float sums[4], const Weights<F>& weights, const Tile& tile, int rows) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t most[2] = {0, 0}, rest[2] = {0, 0};
+    uint2 most = {0, 0}, rest = {0, 0};
     if (g < rows) {
-        for (int at = 0; at < 2; at++) {
-            most[at] = tile.nearest[g][2 * t + at];
-            rest[at] = tile.rest[g][2 * t + at];
-        }
+        most = *(const uint2*)&tile.nearest[g][2 * t];
+        rest = *(const uint2*)&tile.rest[g][2 * t];
     }
-    multiply(sums, weights.most, most);
-    multiply(sums, weights.most, rest);
-    if constexpr (F != BF16) multiply(sums, weights.rest, most);
+    const uint32_t most_words[2] = {most.x, most.y}, rest_words[2] = {rest.x, rest.y};
+    multiply(sums, weights.most, most_words);
+    multiply(sums, weights.most, rest_words);
+    if constexpr (F != BF16) multiply(sums, weights.rest, most_words);
 }
 
 // A thread block has some panels and tiles, and each of its warps every eighth block of numbers, so that even one panel has many
