@@ -317,6 +317,39 @@ fn what_was_stopped_is_brought_back_for_a_reason_of_ones_own() {
 }
 
 #[test]
+fn why_a_deployment_cannot_serve_is_there_to_its_end() {
+    let why = "/models/gemma-3-270m-q4_k_m.gguf: GPU: cuda:0 is asked for, and this program was built without CUDA; \
+               build it with `--features cuda`, or use the device cpu";
+    let mut broken = frame(SECONDS);
+    broken.deployments[0] =
+        Deployment { name: "chat".into(), unavailable: why.into(), ..Deployment::default() };
+    let text = format!("cannot serve: {why}");
+    let event = NodeEvent {
+        severity: Severity::Bad.into(),
+        sequence: 1_000,
+        subject: "chat".into(),
+        text: text.clone(),
+        ..NodeEvent::default()
+    };
+    broken.events.push(event);
+    broken.alerts =
+        vec![Alert { severity: Severity::Bad.into(), subject: "chat".into(), text, ..Alert::default() }];
+    let mut model = model();
+    model.apply(0, LinkEvent::Frame(Box::new(broken)));
+    let shown = |keys: &[KeyCode]| {
+        let mut app = App::new();
+        keys.iter().for_each(|key| drop(press(&mut app, &model, *key)));
+        screen(&app, &model, (80, 24), false)
+    };
+    for (name, screen) in
+        [("deployment", shown(&[KeyCode::Down, KeyCode::Enter])), ("events", shown(&[KeyCode::Char('2')]))]
+    {
+        let words: Vec<&str> = screen.split_whitespace().collect();
+        assert!(words.join(" ").contains("or use the device cpu"), "{name}: {screen}");
+    }
+}
+
+#[test]
 fn a_plan_of_many_effects_covers_neither_its_way_back_nor_the_reason() {
     let plan_of = |effects: usize| ChangePlan {
         deployment: "chat".into(),

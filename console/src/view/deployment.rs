@@ -20,6 +20,8 @@ const WIDE: u16 = 120;
 /// For the figures left of a chart.
 const AXIS: u16 = 8;
 const LEAST_SCALE_US: f64 = 100.0;
+/// Of why it does not serve.
+const MOST_REASON_LINES: usize = 6;
 
 pub(super) fn draw(view: &View<'_>, key: &DeploymentKey, area: Rect, buffer: &mut Buffer) {
     let mut pen = Pen { theme: view.theme, area, buffer };
@@ -28,10 +30,11 @@ pub(super) fn draw(view: &View<'_>, key: &DeploymentKey, area: Rect, buffer: &mu
         return;
     };
     summary(view, key, deployment, &mut pen.lines(0, 3));
+    let top = 3 + unavailable(view, key, deployment, &mut pen);
     let revisions = u16::try_from(deployment.revisions.len()).unwrap_or(1).clamp(1, 5) + 2;
-    let charts = area.height.saturating_sub(3 + revisions);
+    let charts = area.height.saturating_sub(top + revisions);
     if let Some(series) = view.model.series(key) {
-        let mut pen = pen.lines(3, charts);
+        let mut pen = pen.lines(top, charts);
         if area.width >= WIDE {
             let half = area.width / 2;
             percentiles(view, deployment, series, &mut pen.columns(0, half));
@@ -42,7 +45,20 @@ pub(super) fn draw(view: &View<'_>, key: &DeploymentKey, area: Rect, buffer: &mu
             latency(view, series, &mut pen.lines(above, charts - above));
         }
     }
-    table(view, key, deployment, &mut pen.lines(3 + charts, revisions));
+    table(view, key, deployment, &mut pen.lines(top + charts, revisions));
+}
+
+/// Why it does not serve, in full; the lines that this takes.
+fn unavailable(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mut Pen<'_>) -> u16 {
+    if serves(deployment) || deployment.unavailable.is_empty() {
+        return 0;
+    }
+    let tone = mark(deployment_health(view.model, key).0, &view.theme.symbols).1;
+    pen.put_wrapped(3, 3, MOST_REASON_LINES, &deployment.unavailable, tone)
+}
+
+fn serves(deployment: &Deployment) -> bool {
+    deployment.revisions.iter().any(|revision| revision.number == deployment.stable_revision)
 }
 
 fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mut Pen<'_>) {
@@ -58,7 +74,7 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
             format!("  {kind} without an agent, by its own metrics")
         }
         Some(revision) => format!("@{}  {}", revision.number, revision_name(revision)),
-        None => format!("  {}", deployment.unavailable),
+        None => "  cannot serve".to_owned(),
     };
     x = pen.put(x, 0, &what, Tone::Plain);
     // Why it does not serve is said already.

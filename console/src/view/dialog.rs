@@ -150,7 +150,7 @@ fn draw_progress(view: &View<'_>, dialog: &Dialog, pen: &mut Pen<'_>, last: u16)
     };
     pen.put_right(pen.area.width, last, keys, Tone::Quiet);
     if let Some(error) = &dialog.error {
-        wrapped(pen, last - 2, error, Tone::Bad);
+        pen.put_wrapped(0, last - 2, 2, error, Tone::Bad);
         return;
     }
     match &dialog.progress {
@@ -161,7 +161,7 @@ fn draw_progress(view: &View<'_>, dialog: &Dialog, pen: &mut Pen<'_>, last: u16)
         Progress::Following(id) => match find(view, dialog, id) {
             Some(rollout) => {
                 let (text, tone) = progress_line(view, rollout);
-                wrapped(pen, last - 2, &text, tone);
+                pen.put_wrapped(0, last - 2, 2, &text, tone);
             }
             None => {
                 pen.put(0, last - 1, "accepted", Tone::Information);
@@ -194,23 +194,4 @@ pub(super) fn progress_line(view: &View<'_>, rollout: &Rollout) -> (String, Tone
             (format!("{revision}: {}{progress} ({})", rollout.detail, age(took)), Tone::Information)
         }
     }
-}
-
-/// Over two lines where one is too short.
-pub(super) fn wrapped(pen: &mut Pen<'_>, y: u16, text: &str, tone: Tone) {
-    let room = usize::from(pen.area.width);
-    let (mut first, mut rest) = (String::new(), String::new());
-    for word in text.split(' ') {
-        let line = if rest.is_empty() && first.chars().count() + word.chars().count() < room {
-            &mut first
-        } else {
-            &mut rest
-        };
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    pen.put(0, y, &first, tone);
-    pen.put(0, y + 1, &rest, tone);
 }

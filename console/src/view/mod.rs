@@ -15,6 +15,7 @@ mod overlay;
 mod palette;
 mod pen;
 mod rollout;
+mod wrap;
 
 use jiff::tz::TimeZone;
 use ratatui::buffer::Buffer;

@@ -7,7 +7,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::View;
-use super::dialog::{progress_line, wrapped};
+use super::dialog::progress_line;
 use super::format::{age, milliseconds, percent};
 use super::pen::{Cell, Column, Pen};
 use crate::app::finding_rows;
@@ -72,7 +72,7 @@ fn head(view: &View<'_>, rollout: &Rollout, pen: &mut Pen<'_>) {
     pen.put(x + 2, 0, &who, Tone::Quiet);
     let (sentence, tone) = progress_line(view, rollout);
     let width = pen.area.width.saturating_sub(2);
-    wrapped(&mut pen.columns(1, width), 1, &sentence, tone);
+    pen.columns(1, width).put_wrapped(0, 1, 2, &sentence, tone);
     if !rollout.steps.is_empty() {
         steps(view, rollout, pen);
     }
