@@ -350,6 +350,20 @@ fn why_a_deployment_cannot_serve_is_there_to_its_end() {
 }
 
 #[test]
+fn what_is_only_loading_is_not_said_to_be_broken() {
+    let why = "its model is still loading";
+    let mut loading = frame(SECONDS);
+    loading.deployments[0] =
+        Deployment { name: "chat".into(), unavailable: why.into(), ..Deployment::default() };
+    let mut model = model();
+    model.apply(0, LinkEvent::Frame(Box::new(loading)));
+    let mut app = App::new();
+    [KeyCode::Down, KeyCode::Enter].iter().for_each(|key| drop(press(&mut app, &model, *key)));
+    let screen = screen(&app, &model, (80, 24), false);
+    assert!(screen.contains(&format!("chat  {why}")) && !screen.contains("cannot serve"), "{screen}");
+}
+
+#[test]
 fn a_plan_of_many_effects_covers_neither_its_way_back_nor_the_reason() {
     let plan_of = |effects: usize| ChangePlan {
         deployment: "chat".into(),

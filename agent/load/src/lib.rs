@@ -13,4 +13,5 @@ mod report;
 pub use client::{ChatClient, ChatError, ChatOutcome, StreamClient, Usage};
 pub use connector::{Connector, connector};
 pub use load::{Load, LoadPlan, Prompt};
+pub use refusal::refusal_message;
 pub use report::{Report, RevisionReport};

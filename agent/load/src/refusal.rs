@@ -2,20 +2,26 @@
 
 use serde_json::Value;
 
-/// Characters of it that are kept.
+/// Characters of what has no message, and of one that a report keeps.
 const LONGEST: usize = 300;
 
-/// The message of a body as OpenAI, vLLM, llama.cpp, TGI, Ollama or FastAPI write it, with OpenAI's code; else the body's beginning.
-pub(crate) fn refusal(body: &[u8]) -> String {
+/// The message of a body as OpenAI, vLLM, llama.cpp, TGI, Ollama or FastAPI write it; else the body's beginning.
+pub fn refusal_message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &value["error"];
     let told =
         [&error["message"], error, &value["message"], &value["detail"]].into_iter().find_map(Value::as_str);
-    let words = match (told, error["code"].as_str()) {
-        (Some(message), Some(code)) => format!("{message} ({code})"),
-        (Some(message), None) => message.to_owned(),
-        (None, _) => String::from_utf8_lossy(body).trim().to_owned(),
-    };
+    told.map_or_else(|| shortened(String::from_utf8_lossy(body).trim()), str::to_owned)
+}
+
+/// The same with OpenAI's code, short enough for a report.
+pub(crate) fn refusal(body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let code = value["error"]["code"].as_str().map(|code| format!(" ({code})"));
+    shortened(&(refusal_message(body) + &code.unwrap_or_default()))
+}
+
+fn shortened(words: &str) -> String {
     words.chars().take(LONGEST).collect()
 }
 

@@ -5,6 +5,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use llmdeck_engine::EngineError;
+use llmdeck_load::refusal_message;
 use serde_json::{Value, json};
 
 use crate::security::keys::OverBudget;
@@ -110,10 +111,8 @@ impl ApiError {
     /// What another server found wrong with the request, in its words.
     pub(super) fn of_server(status: StatusCode, body: &[u8]) -> Self {
         let said: Value = serde_json::from_slice(body).unwrap_or_default();
-        let words = said["error"]["message"].as_str().or(said["message"].as_str()).map(str::to_owned);
-        let words = words.unwrap_or_else(|| String::from_utf8_lossy(body).chars().take(300).collect());
         let param = said["error"]["param"].as_str().map(str::to_owned);
-        Self { param, ..Self::new(status, "invalid_request_error", words) }
+        Self { param, ..Self::new(status, "invalid_request_error", refusal_message(body)) }
     }
 
     /// Whether it is the request's fault, in the eyes of whoever refused it.

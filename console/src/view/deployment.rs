@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use super::dialog::progress_line;
 use super::fleet::{mark, pair, queue};
 use super::format::{bytes, milliseconds, percent, rate, revision_name};
-use super::pen::{Cell, Column, Pen};
+use super::pen::{Cell, Column, Pen, width};
 use super::{View, WINDOW};
 use crate::app::{Health, deployment_health};
 use crate::model::{
@@ -20,7 +20,9 @@ const WIDE: u16 = 120;
 /// For the figures left of a chart.
 const AXIS: u16 = 8;
 const LEAST_SCALE_US: f64 = 100.0;
-/// Of why it does not serve.
+/// What fits into a line of any terminal.
+const LONGEST_LINE: u16 = 80;
+/// Of why nothing is served.
 const MOST_REASON_LINES: usize = 6;
 
 pub(super) fn draw(view: &View<'_>, key: &DeploymentKey, area: Rect, buffer: &mut Buffer) {
@@ -30,7 +32,7 @@ pub(super) fn draw(view: &View<'_>, key: &DeploymentKey, area: Rect, buffer: &mu
         return;
     };
     summary(view, key, deployment, &mut pen.lines(0, 3));
-    let top = 3 + unavailable(view, key, deployment, &mut pen);
+    let top = 3 + put_reason(view, key, deployment, &mut pen);
     let revisions = u16::try_from(deployment.revisions.len()).unwrap_or(1).clamp(1, 5) + 2;
     let charts = area.height.saturating_sub(top + revisions);
     if let Some(series) = view.model.series(key) {
@@ -48,17 +50,23 @@ pub(super) fn draw(view: &View<'_>, key: &DeploymentKey, area: Rect, buffer: &mu
     table(view, key, deployment, &mut pen.lines(top + charts, revisions));
 }
 
-/// Why it does not serve, in full; the lines that this takes.
-fn unavailable(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mut Pen<'_>) -> u16 {
-    if serves(deployment) || deployment.unavailable.is_empty() {
-        return 0;
-    }
-    let tone = mark(deployment_health(view.model, key).0, &view.theme.symbols).1;
-    pen.put_wrapped(3, 3, MOST_REASON_LINES, &deployment.unavailable, tone)
+/// What is served, if anything.
+fn stable(deployment: &Deployment) -> Option<&Revision> {
+    deployment.revisions.iter().find(|revision| revision.number == deployment.stable_revision)
 }
 
-fn serves(deployment: &Deployment) -> bool {
-    deployment.revisions.iter().any(|revision| revision.number == deployment.stable_revision)
+/// Why nothing is served, where that is too long to stand beside the name.
+fn long_reason<'a>(key: &DeploymentKey, deployment: &'a Deployment) -> Option<&'a str> {
+    let reason = deployment.unavailable.as_str();
+    let long = width(&format!("   {}  {reason}", key.name)) > LONGEST_LINE;
+    (stable(deployment).is_none() && long).then_some(reason)
+}
+
+/// That reason, in full; the lines that it takes.
+fn put_reason(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mut Pen<'_>) -> u16 {
+    let Some(reason) = long_reason(key, deployment) else { return 0 };
+    let tone = mark(deployment_health(view.model, key).0, &view.theme.symbols).1;
+    pen.put_wrapped(3, 3, MOST_REASON_LINES, reason, tone)
 }
 
 fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &mut Pen<'_>) {
@@ -67,14 +75,15 @@ fn summary(view: &View<'_>, key: &DeploymentKey, deployment: &Deployment, pen: &
     let (sign, tone) = mark(health, symbols);
     pen.put(0, 0, &sign, tone);
     let mut x = pen.put(3, 0, &key.name, Tone::Strong);
-    let stable = deployment.revisions.iter().find(|revision| revision.number == deployment.stable_revision);
+    let stable = stable(deployment);
     let what = match stable {
         Some(revision) if view.model.is_without_agent(key.node) => {
             let kind = revision.server.as_ref().map_or("a server", |server| server.kind.as_str());
             format!("  {kind} without an agent, by its own metrics")
         }
         Some(revision) => format!("@{}  {}", revision.number, revision_name(revision)),
-        None => "  cannot serve".to_owned(),
+        None if long_reason(key, deployment).is_some() => "  cannot serve".to_owned(),
+        None => format!("  {}", deployment.unavailable),
     };
     x = pen.put(x, 0, &what, Tone::Plain);
     // Why it does not serve is said already.

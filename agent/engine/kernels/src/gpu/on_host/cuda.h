@@ -157,13 +157,6 @@ inline void multiply(int sums[4], const uint32_t weights[4], const uint32_t rows
     meet(warp.meeting);
 }
 
-// The bits of the bfloat16 that is nearest, the even one of two.
-inline uint32_t bfloat16(float number) {
-    uint32_t bits;
-    memcpy(&bits, &number, sizeof(bits));
-    return number != number ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-}
-
 // `mma.m16n8k16` of numbers of bfloat16, by the PTX ISA's table, added up one after the other.
 inline void multiply(float sums[4], const uint32_t weights[4], const uint32_t rows[2]) {
     Warp& warp = *current->warp;

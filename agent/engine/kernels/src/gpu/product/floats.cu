@@ -29,7 +29,7 @@ __device__ __forceinline__ uint32_t nearest(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
 #else
-    return on_host::bfloat16(low) | on_host::bfloat16(high) << 16;
+    return bfloat16_bits(low) | (uint32_t)bfloat16_bits(high) << 16;
 #endif
 }
 
